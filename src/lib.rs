@@ -1,0 +1,8 @@
+//! fastlb: a load balancer for TCP and HTTP/1.x on Linux.
+//!
+//! The path of a request, in the order a byte travels:
+//! listener, session, head, balance, upstream, exchange, relay, account.
+//! `docs/architecture.md` has it in one picture.
+#![deny(unsafe_code)]
+
+pub mod limits;

@@ -1,0 +1,105 @@
+//! Every limit of the program, with its unit at the end of its name, and how they relate.
+//!
+//! What a user may set has its default here; what he may not set is a constant here. A limit
+//! that lives elsewhere is one that nobody finds.
+
+/// Longest head (request line or status line, fields and the blank line) that is accepted.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Most fields in one head.
+pub const FIELDS_MAX: usize = 100;
+/// Longest value of all `Connection` fields of one head together: every other field is looked for
+/// in it, so it bounds that work.
+pub const CONNECTION_BYTES_MAX: usize = 512;
+/// Longest line that gives the size of a chunk, its extensions included (RFC 9112 section 7.1).
+pub const CHUNK_LINE_BYTES_MAX: usize = 256;
+/// Longest trailer section after the last chunk (RFC 9112 section 7.1.2).
+pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
+/// Most interim (1xx) responses before the final one (RFC 9110 section 15.2).
+pub const INTERIM_RESPONSES_MAX: u32 = 32;
+
+/// Time to establish a connection to a backend.
+pub const CONNECT_TIMEOUT_MS: u64 = 3_000;
+/// Time for a whole request head, from its first byte.
+pub const HEADER_TIMEOUT_MS: u64 = 10_000;
+/// Time that a client's connection may be idle between requests.
+pub const IDLE_TIMEOUT_MS: u64 = 60_000;
+/// Time to the first byte of the response, from the last byte of the request.
+pub const RESPONSE_TIMEOUT_MS: u64 = 30_000;
+/// Time without progress inside a body, in either direction.
+pub const BODY_IDLE_TIMEOUT_MS: u64 = 30_000;
+/// Time that a pooled connection to a backend may stay idle.
+pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;
+/// Time that busy sessions have to finish once the program drains.
+pub const DRAIN_TIMEOUT_MS: u64 = 30_000;
+
+/// Time that an idle connection still has during a drain to begin a request that is on its way.
+pub const DRAIN_GRACE_MS: u64 = 500;
+/// Time that a client has to read the last response after fastlb closed its side.
+pub const LINGER_TIMEOUT_MS: u64 = 2_000;
+/// Bytes that are read and thrown away meanwhile.
+pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Connections to other backends that are tried after the first one failed.
+pub const RETRIES: u32 = 2;
+/// Most retries that may be asked for.
+pub const RETRIES_MAX: u32 = 16;
+/// Idle connections kept per backend and worker.
+pub const POOL_IDLE_MAX: usize = 128;
+
+/// Workers that one process may run.
+pub const WORKERS_MAX: usize = 1024;
+/// Backends that one process may have.
+pub const BACKENDS_MAX: usize = 4096;
+/// Largest weight of a backend.
+pub const WEIGHT_MAX: u16 = 256;
+/// Longest layout of the weighted round robin, in slots.
+pub const SLOTS_MAX: usize = BACKENDS_MAX * WEIGHT_MAX as usize;
+
+/// The port that is listened on where none is named.
+pub const PORT: u16 = 3030;
+
+/// Bytes of a chunk that a message is first read into. Never held while a send is pending.
+pub const SMALL_CHUNK_BYTES: usize = 4 * 1024;
+/// Small chunks that a worker has: one slab of them, because none is held for longer than a turn.
+pub const SMALL_CHUNKS_MAX: usize = SLAB_BYTES / SMALL_CHUNK_BYTES;
+/// Bytes of a chunk that bodies are relayed in.
+pub const LARGE_CHUNK_BYTES: usize = 64 * 1024;
+/// Bytes of the large chunks that a worker may have in all.
+pub const RELAY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes by which a worker's chunks grow at a time.
+pub const SLAB_BYTES: usize = 1024 * 1024;
+/// Chunks that come home before they are handed to the kernel again in one go.
+pub const CHUNKS_RETURN_BATCH: usize = 16;
+
+/// Entries of a worker's submission queue.
+pub const RING_ENTRIES: u32 = 1024;
+/// Entries of a worker's completion queue.
+pub const RING_COMPLETIONS: u32 = 16 * 1024;
+/// Connections that the kernel may hold for a listener before they are accepted.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// Grain of every deadline.
+pub const TICK_MS: u64 = 100;
+/// Ticks that the deadline wheel spans before an entry is put in again.
+pub const WHEEL_SLOTS: usize = 1024;
+
+/// Descriptors kept back from sessions: listeners, rings, logs, pipes.
+pub const DESCRIPTORS_RESERVED: usize = 128;
+/// More of them for each worker.
+pub const DESCRIPTORS_RESERVED_PER_WORKER: usize = 32;
+/// Exchanges whose memory a worker keeps for the next ones.
+pub const EXCHANGES_SPARE_MAX: usize = 256;
+/// Bytes of a buffer that is kept for the next exchange; a larger one is given back.
+pub const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Time between two beats of the control thread.
+pub const BEAT_MS: u64 = 1_000;
+/// Beats in a row that a worker may miss.
+pub const BEATS_MISSED_MAX: u32 = 5;
+
+const _: () = assert!(SMALL_CHUNK_BYTES <= HEAD_BYTES_MAX);
+const _: () = assert!(SLAB_BYTES.is_multiple_of(LARGE_CHUNK_BYTES));
+const _: () = assert!(SLAB_BYTES.is_multiple_of(SMALL_CHUNK_BYTES));
+const _: () = assert!(RELAY_BYTES_MAX / LARGE_CHUNK_BYTES <= u16::MAX as usize);
+const _: () = assert!(SMALL_CHUNKS_MAX <= u16::MAX as usize);
+const _: () = assert!(RING_ENTRIES < RING_COMPLETIONS);
+const _: () = assert!(CHUNK_LINE_BYTES_MAX < SMALL_CHUNK_BYTES);
