@@ -1,0 +1,146 @@
+//! The machine: everything that moves bytes, waits or reads a clock, behind one interface.
+//!
+//! The path above is written once, generic over [`Io`]; which engine it runs on is chosen once at
+//! start-up. All unsafe code of fastlb is in this module.
+
+mod buffer;
+mod deadline;
+pub mod epoll;
+mod parcel;
+mod sys;
+pub mod uring;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+pub use buffer::{BufferOptions, Chunk, ChunkSize};
+pub use deadline::{Deadline, Expired, Guarded, Stopwatch, Wheel};
+pub use epoll::Epoll;
+pub use parcel::Parcel;
+pub use sys::{
+    check_port_free, is_out_of_descriptors, listen, local_address, pin_to_processor,
+    raise_descriptor_limit, use_small_pages,
+};
+pub use uring::{ProbeError, Uring, probe};
+
+/// The engines of `--io`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// io_uring where the kernel allows it, otherwise epoll.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// What a worker needs of an engine. A value is a handle to the engine of the worker's own thread.
+///
+/// Every future here may be dropped at any time. What its completion would have carried (a chunk,
+/// a connection) is taken back; other operations on the same socket may then fail with
+/// `ECANCELED`, so a dropped wait means that the socket is done for.
+pub trait Io: Clone + 'static {
+    /// One end of a connection; closed when the last clone and the last operation let go of it.
+    type Socket: Clone + 'static;
+    /// A bound socket that accepts; it waits in one [`Io::accept`] at a time.
+    type Listener: Clone + 'static;
+    /// A receive that is under way. It has a name because idle connections keep one.
+    type Recv: Future<Output = io::Result<Option<Chunk>>> + Unpin + 'static;
+
+    /// Runs `main` on an engine of this kind, on the calling thread, to its end; then waits until
+    /// everything that it left under way has come back, and tells what has not.
+    ///
+    /// # Errors
+    /// Where the engine cannot be built: what the kernel said.
+    fn run<F: Future>(
+        buffers: BufferOptions,
+        main: impl FnOnce(Self) -> F,
+    ) -> io::Result<(F::Output, Usage)>;
+
+    /// Takes over a listening socket.
+    ///
+    /// # Errors
+    /// Where the engine cannot watch it.
+    fn listener(&self, socket: OwnedFd) -> io::Result<Self::Listener>;
+
+    /// Waits for the next connection and its peer's address.
+    fn accept(
+        &self,
+        listener: &Self::Listener,
+    ) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr)>> + Unpin;
+
+    /// Ends the wait for a connection with `ECANCELED`, unless one has just come.
+    fn cancel_accept(&self, listener: &Self::Listener);
+
+    /// A connection that waits to be accepted; `None` where there is none.
+    ///
+    /// # Errors
+    /// Those of accept(2).
+    fn accept_queued(
+        &self,
+        listener: &Self::Listener,
+    ) -> io::Result<Option<(Self::Socket, SocketAddr)>>;
+
+    /// Connects to `address`.
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::Socket>> + Unpin;
+
+    /// Receives what comes next; `None` is the end of the stream. No memory is held while nothing
+    /// has come. Where no large chunk is left the bytes come in a small one.
+    fn recv(&self, socket: &Self::Socket, size: ChunkSize, expect: Expect) -> Self::Recv;
+
+    /// Sends all of `parcel` and gives it back.
+    fn send(
+        &self,
+        socket: &Self::Socket,
+        parcel: Parcel,
+    ) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin;
+
+    /// Sends FIN; receiving goes on.
+    fn half_close(&self, socket: &Self::Socket);
+
+    /// Makes the coming close of the socket a reset, which frees what it could not send.
+    fn abort(&self, socket: &Self::Socket);
+
+    /// Waits on the engine's own machinery, so that its end shows that the engine lives.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Unpin;
+
+    /// What must be done once a tick: chunks go back to the kernel, waiters try again.
+    fn tick(&self);
+
+    /// What is out at the moment.
+    fn usage(&self) -> Usage;
+}
+
+/// Whether the bytes of a receive are likely to be there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Probably: inside a message.
+    Now,
+    /// Probably not: the next message is somebody else's turn.
+    Later,
+}
+
+/// What an engine has lent out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Chunks held by sessions.
+    pub chunks_held: usize,
+    /// Operations under way, the engine's own included.
+    pub operations: usize,
+    /// Receives that found no chunk, since the start.
+    pub chunk_waits: u64,
+}
+
+impl Usage {
+    /// Whether anything has yet to come back.
+    pub fn is_out(&self) -> bool {
+        self.chunks_held > 0 || self.operations > 0
+    }
+}

@@ -1,0 +1,237 @@
+//! System calls that neither engine does through its own machinery, as safe functions.
+//!
+//! Each translates errno where it happens; none waits.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+
+use crate::limits;
+
+/// Every socket is non-blocking: `splice` and the epoll engine need it, the ring does not mind.
+pub(super) const ACCEPT_FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+
+/// A listening socket of one worker; `SO_REUSEPORT` lets every worker have its own for an address.
+///
+/// # Errors
+/// Those of socket(2), setsockopt(2), bind(2) and listen(2).
+pub fn listen(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Accepted sockets inherit it, which saves a call on each.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(limits::LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Whether nobody listens on `address` yet. Our own sockets share a port, and would share it with
+/// those of another fastlb without a word.
+///
+/// # Errors
+/// Those of socket(2) and bind(2).
+pub fn check_port_free(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
+    // Connections of a predecessor that are still closing do not count.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
+/// Whether an operation failed because the process or the system has no descriptor left.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+/// The address that a socket is bound to.
+///
+/// # Errors
+/// Those of getsockname(2), and a socket that is not of the internet.
+pub fn local_address(socket: &impl AsRawFd) -> io::Result<SocketAddr> {
+    internet_address(&SockRef::from(&borrow(socket)).local_addr()?)
+}
+
+/// A socket to connect to `address` with.
+pub(super) fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
+}
+
+/// Accepts a connection that is already in the queue; `None` where there is none.
+pub(super) fn accept_queued(listener: &impl AsRawFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+    // SAFETY: accept4 writes an address and its length to the storage that it is given.
+    let accepted = unsafe {
+        SockAddr::try_init(|storage, length| {
+            match libc::accept4(listener.as_raw_fd(), storage.cast(), length, ACCEPT_FLAGS) {
+                -1 => Err(io::Error::last_os_error()),
+                descriptor => Ok(own(descriptor)),
+            }
+        })
+    };
+    match accepted {
+        Ok((socket, address)) => Ok(Some((socket, internet_address(&address)?))),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        // The client left between its connecting and now; there may be another behind it.
+        Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => accept_queued(listener),
+        Err(error) => Err(error),
+    }
+}
+
+/// The internet address that the kernel wrote.
+pub(super) fn internet_address(address: &SockAddr) -> io::Result<SocketAddr> {
+    address
+        .as_socket()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an internet address"))
+}
+
+/// Begins to connect; `false` while the connection is under way.
+pub(super) fn connect_begin(socket: &impl AsRawFd, address: SocketAddr) -> io::Result<bool> {
+    match SockRef::from(&borrow(socket)).connect(&address.into()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// How the connecting that was under way ended.
+pub(super) fn connect_end(socket: &impl AsRawFd) -> io::Result<()> {
+    SockRef::from(&borrow(socket))
+        .take_error()?
+        .map_or(Ok(()), Err)
+}
+
+/// Receives what is there into `bytes`; 0 is the end of the stream.
+pub(super) fn recv(socket: &impl AsRawFd, bytes: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: initialised bytes are valid as uninitialised ones, and recv only writes to them.
+    let bytes = unsafe { &mut *(std::ptr::from_mut(bytes) as *mut [MaybeUninit<u8>]) };
+    SockRef::from(&borrow(socket)).recv(bytes)
+}
+
+/// Sends what the socket takes of the two pieces; a lost connection is an error, not a signal.
+pub(super) fn send(socket: &impl AsRawFd, first: &[u8], second: &[u8]) -> io::Result<usize> {
+    let socket = borrow(socket);
+    let socket = SockRef::from(&socket);
+    match (first, second) {
+        (only, []) | ([], only) => socket.send_with_flags(only, libc::MSG_NOSIGNAL),
+        _ => socket.send_vectored_with_flags(
+            &[io::IoSlice::new(first), io::IoSlice::new(second)],
+            libc::MSG_NOSIGNAL,
+        ),
+    }
+}
+
+/// Sends FIN and keeps receiving. A connection that is already lost has nothing to close.
+pub(super) fn half_close(socket: &impl AsRawFd) {
+    let _ = SockRef::from(&borrow(socket)).shutdown(std::net::Shutdown::Write);
+}
+
+/// Makes the close of this socket a reset that frees what it has not sent.
+pub(super) fn reset_on_close(socket: &impl AsRawFd) {
+    let _ = SockRef::from(&borrow(socket)).set_linger(Some(Duration::ZERO));
+}
+
+/// Raises the limit of open descriptors to the hard limit and returns it.
+///
+/// # Errors
+/// Those of getrlimit(2) and setrlimit(2).
+pub fn raise_descriptor_limit() -> io::Result<usize> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes to a limit that outlives the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel reads a limit that outlives the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
+}
+
+/// Has the kernel back this process with small pages only. The allocator asks for huge ones, and
+/// then a few bytes for each of some thousand connections become megabytes that nobody uses.
+pub fn use_small_pages() {
+    // SAFETY: the call takes no pointers. A kernel without huge pages refuses, which is as good.
+    let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
+/// Pins the calling thread to one processor.
+///
+/// # Errors
+/// Those of sched_setaffinity(2), EINVAL where the processor is not there.
+pub fn pin_to_processor(processor: usize) -> io::Result<()> {
+    if processor >= libc::CPU_SETSIZE as usize {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: an empty set is all zeroes.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the processor is within the set, by the check above.
+    unsafe { libc::CPU_SET(processor, &mut set) };
+    // SAFETY: the kernel reads a set of the size that is given, for this thread (0).
+    check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) })
+}
+
+/// Zeroed memory of which only the pages that are touched exist; it is never given back, because
+/// the kernel may write to it for as long as a ring lives.
+pub(super) fn map_pages(bytes: usize) -> io::Result<NonNull<u8>> {
+    const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
+    const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, PROTECTION, FLAGS, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // Small messages touch the beginning of a chunk; a huge page would make all of it exist. The
+    // mapping is as good where the kernel knows no huge pages.
+    // SAFETY: the range is the mapping just made.
+    let _ = unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
+    NonNull::new(start.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+/// Adopts a descriptor that the kernel made for us.
+///
+/// # Safety
+/// `descriptor` is open and nobody else will close it.
+pub(super) unsafe fn own(descriptor: i32) -> OwnedFd {
+    debug_assert!(
+        descriptor >= 0,
+        "a completion without an error carries a descriptor"
+    );
+    // SAFETY: passed on to the caller.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open for as long as the value that owns it is borrowed.
+    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,215 @@
+//! The io_uring engine: tokio-uring's executor with our own one-shot operations.
+//!
+//! The rules it keeps are in `docs/architecture.md`: no multishot, no submission from a drop, no
+//! operation dropped without its completion being waited for.
+
+mod op;
+mod probe;
+mod recv;
+mod stream;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use io_uring::opcode;
+
+pub use probe::{ProbeError, probe};
+pub use recv::Recv;
+
+use super::buffer::{BufferOptions, ChunkSize, Group};
+use super::{Expect, Io, Parcel, Usage, sys};
+use crate::limits;
+use op::Orphans;
+use stream::Gather;
+
+/// A handle to the ring of the thread it lives on.
+#[derive(Clone)]
+pub struct Uring(Rc<Ring>);
+
+struct Ring {
+    small: Rc<Group>,
+    large: Rc<Group>,
+    orphans: Rc<Orphans>,
+    /// Headers of vectored sends, kept for the next ones.
+    #[expect(
+        clippy::vec_box,
+        reason = "the kernel holds pointers into a header, which may not move"
+    )]
+    gathers: RefCell<Vec<Box<Gather>>>,
+    chunk_waits: Cell<u64>,
+}
+
+/// The options that a ring is built with, for the workers and for the probe alike.
+fn builder() -> tokio_uring::Builder {
+    let mut ring = tokio_uring::uring_builder();
+    // Completions run when the worker enters the kernel anyway, not by interrupting it. Not
+    // DEFER_TASKRUN: tokio-uring never enters with GETEVENTS, and nothing would complete.
+    ring.setup_coop_taskrun()
+        .setup_single_issuer()
+        .setup_cqsize(limits::RING_COMPLETIONS)
+        .setup_clamp();
+    let mut builder = tokio_uring::builder();
+    builder.entries(limits::RING_ENTRIES).uring_builder(&ring);
+    builder
+}
+
+impl Uring {
+    fn new(buffers: BufferOptions) -> Self {
+        let ring = Ring {
+            small: Group::new(ChunkSize::Small, buffers.small_chunks_max),
+            large: Group::new(ChunkSize::Large, buffers.large_chunks_max),
+            orphans: Rc::default(),
+            gathers: RefCell::default(),
+            chunk_waits: Cell::new(0),
+        };
+        Self(Rc::new(ring))
+    }
+
+    /// Waits until no operation is under way and no chunk is out.
+    async fn settle(&self) {
+        let mut turns = 0;
+        while self.usage().is_out() {
+            tokio::time::sleep(Duration::from_millis(limits::TICK_MS / 10)).await;
+            turns += 1;
+            // Seconds after everything was cancelled: better to say what is left than to hang.
+            if turns == 100 {
+                tracing::error!(usage = ?self.usage(), "operations did not come back");
+                return;
+            }
+        }
+    }
+}
+
+impl Io for Uring {
+    type Socket = Rc<OwnedFd>;
+    type Listener = Rc<OwnedFd>;
+    type Recv = Recv;
+
+    fn run<F: Future>(
+        buffers: BufferOptions,
+        main: impl FnOnce(Self) -> F,
+    ) -> io::Result<(F::Output, Usage)> {
+        let runtime = tokio_uring::Runtime::new(&builder())?;
+        Ok(runtime.block_on(async {
+            let io = Self::new(buffers);
+            let keeper = tokio::task::spawn_local(io.0.orphans.clone().keep());
+            io.0.fill();
+            let output = main(io.clone()).await;
+            io.settle().await;
+            keeper.abort();
+            (output, io.usage())
+        }))
+    }
+
+    fn listener(&self, socket: OwnedFd) -> io::Result<Self::Listener> {
+        Ok(Rc::new(socket))
+    }
+
+    fn accept(
+        &self,
+        listener: &Self::Listener,
+    ) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr)>> + Unpin {
+        stream::accept(&self.0, listener)
+    }
+
+    fn cancel_accept(&self, listener: &Self::Listener) {
+        op::cancel(listener.as_raw_fd());
+    }
+
+    fn accept_queued(
+        &self,
+        listener: &Self::Listener,
+    ) -> io::Result<Option<(Self::Socket, SocketAddr)>> {
+        let accepted = sys::accept_queued(listener)?;
+        Ok(accepted.map(|(socket, address)| (Rc::new(socket), address)))
+    }
+
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::Socket>> + Unpin {
+        stream::connect(&self.0, address)
+    }
+
+    fn recv(&self, socket: &Self::Socket, size: ChunkSize, expect: Expect) -> Self::Recv {
+        Recv::new(&self.0, socket, size, expect)
+    }
+
+    fn send(
+        &self,
+        socket: &Self::Socket,
+        parcel: Parcel,
+    ) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin {
+        stream::send(&self.0, socket, parcel)
+    }
+
+    fn half_close(&self, socket: &Self::Socket) {
+        sys::half_close(socket);
+    }
+
+    fn abort(&self, socket: &Self::Socket) {
+        sys::reset_on_close(socket);
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Unpin {
+        stream::sleep(&self.0, duration)
+    }
+
+    fn tick(&self) {
+        for group in [&self.0.small, &self.0.large] {
+            self.0.provide(group);
+            group.grant_available();
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            chunks_held: self.0.small.held() + self.0.large.held(),
+            operations: self.0.orphans.under_way(),
+            chunk_waits: self.0.chunk_waits.get(),
+        }
+    }
+}
+
+impl Ring {
+    fn group(&self, size: ChunkSize) -> &Rc<Group> {
+        match size {
+            ChunkSize::Small => &self.small,
+            ChunkSize::Large => &self.large,
+        }
+    }
+
+    /// Gives the kernel the first slab of each group.
+    fn fill(&self) {
+        for group in [&self.small, &self.large] {
+            group.grow();
+            self.provide(group);
+        }
+    }
+
+    /// Hands the chunks at home to the kernel, each run of neighbours in one operation.
+    fn provide(&self, group: &Group) {
+        group.lend(|run| {
+            let entry = opcode::ProvideBuffers::new(
+                group.start(run[0]).as_ptr(),
+                group.chunk_bytes() as i32,
+                run.len() as u16,
+                group_id(group.size()),
+                run[0],
+            );
+            op::submit_unwatched(entry.build());
+        });
+    }
+}
+
+fn group_id(size: ChunkSize) -> u16 {
+    match size {
+        ChunkSize::Small => 0,
+        ChunkSize::Large => 1,
+    }
+}

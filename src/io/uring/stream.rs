@@ -1,0 +1,279 @@
+//! Accepting, connecting, sending and sleeping on the ring.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use io_uring::{opcode, squeue, types};
+use socket2::SockAddr;
+
+use super::Ring;
+use super::op::{Completion, Data, Op};
+use crate::io::{Parcel, sys};
+
+/// An operation and what is made of its completion. Boxing it would cost an allocation a send.
+struct Then<D: Data, F> {
+    op: Op<D>,
+    end: F,
+}
+
+impl<D: Data, F: Fn(D, Completion) -> T + Unpin, T> Future for Then<D, F> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let (data, completion) = ready!(Pin::new(&mut self.op).poll(cx));
+        Poll::Ready((self.end)(data, completion))
+    }
+}
+
+pub(super) fn accept(
+    ring: &Rc<Ring>,
+    listener: &Rc<OwnedFd>,
+) -> impl Future<Output = io::Result<(Rc<OwnedFd>, SocketAddr)>> + Unpin {
+    let mut peer = Box::new(PeerAddress::default());
+    let entry = opcode::Accept::new(
+        types::Fd(listener.as_raw_fd()),
+        (&raw mut peer.storage).cast(),
+        &raw mut peer.length,
+    )
+    .flags(sys::ACCEPT_FLAGS)
+    .build();
+    let data = AcceptData {
+        listener: listener.clone(),
+        peer,
+    };
+    // SAFETY: the address that the kernel writes to is on the heap and owned by the data.
+    let op = unsafe { Op::submit(&ring.orphans, data, entry) };
+    Then {
+        op,
+        end: |data: AcceptData, completion| data.accepted(completion),
+    }
+}
+
+struct AcceptData {
+    listener: Rc<OwnedFd>,
+    peer: Box<PeerAddress>,
+}
+
+struct PeerAddress {
+    storage: socket2::SockAddrStorage,
+    length: libc::socklen_t,
+}
+
+impl Default for PeerAddress {
+    fn default() -> Self {
+        let storage = socket2::SockAddrStorage::zeroed();
+        let length = storage.size_of();
+        Self { storage, length }
+    }
+}
+
+impl AcceptData {
+    fn accepted(self, completion: Completion) -> io::Result<(Rc<OwnedFd>, SocketAddr)> {
+        let descriptor = completion.result()?;
+        // SAFETY: the kernel has just opened it for us.
+        let socket = unsafe { sys::own(descriptor as i32) };
+        // SAFETY: the kernel wrote an address of this length.
+        let peer = unsafe { SockAddr::new(self.peer.storage, self.peer.length) };
+        Ok((Rc::new(socket), sys::internet_address(&peer)?))
+    }
+}
+
+impl Data for AcceptData {
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.listener.as_raw_fd())
+    }
+
+    fn take_back(self, completion: Completion) {
+        drop(self.accepted(completion));
+    }
+}
+
+pub(super) fn connect(
+    ring: &Rc<Ring>,
+    address: SocketAddr,
+) -> impl Future<Output = io::Result<Rc<OwnedFd>>> + Unpin {
+    let started = sys::stream_socket(address).map(|socket| {
+        let data = ConnectData {
+            socket: Rc::new(socket),
+            address: Box::new(address.into()),
+        };
+        let entry = opcode::Connect::new(
+            types::Fd(data.socket.as_raw_fd()),
+            data.address.as_ptr().cast(),
+            data.address.len(),
+        )
+        .build();
+        // SAFETY: the address that the kernel reads is on the heap and owned by the data.
+        unsafe { Op::submit(&ring.orphans, data, entry) }
+    });
+    match started {
+        Ok(op) => Connect::UnderWay(op),
+        Err(error) => Connect::Failed(Some(error)),
+    }
+}
+
+enum Connect {
+    UnderWay(Op<ConnectData>),
+    /// There was no socket to be had.
+    Failed(Option<io::Error>),
+}
+
+impl Future for Connect {
+    type Output = io::Result<Rc<OwnedFd>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::UnderWay(op) => {
+                let (data, completion) = ready!(Pin::new(op).poll(cx));
+                Poll::Ready(completion.result().map(|_| data.socket))
+            }
+            Self::Failed(error) => Poll::Ready(Err(error.take().expect("polled once"))),
+        }
+    }
+}
+
+struct ConnectData {
+    socket: Rc<OwnedFd>,
+    address: Box<SockAddr>,
+}
+
+impl Data for ConnectData {
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.socket.as_raw_fd())
+    }
+
+    fn take_back(self, _completion: Completion) {}
+}
+
+pub(super) fn send(
+    ring: &Rc<Ring>,
+    socket: &Rc<OwnedFd>,
+    parcel: Parcel,
+) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin {
+    // MSG_WAITALL has the kernel go on after a partial send: one completion for all of it.
+    const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+    let descriptor = types::Fd(socket.as_raw_fd());
+    let mut data = SendData {
+        socket: socket.clone(),
+        parcel,
+        ring: ring.clone(),
+        gather: None,
+    };
+    let entry = match (data.parcel.lead.as_slice(), data.parcel.body()) {
+        (only, []) | ([], only) => opcode::Send::new(descriptor, only.as_ptr(), only.len() as u32)
+            .flags(FLAGS)
+            .build(),
+        (lead, body) => {
+            let mut gather = ring.gathers.borrow_mut().pop().unwrap_or_default();
+            let message = gather.point_to(lead, body);
+            data.gather = Some(gather);
+            opcode::SendMsg::new(descriptor, message)
+                .flags(FLAGS as u32)
+                .build()
+        }
+    };
+    // SAFETY: the bytes are in a vector and a chunk, the message header in a box, all owned by the
+    // data, which nobody touches before the completion.
+    let op = unsafe { Op::submit(&ring.orphans, data, entry) };
+    Then {
+        op,
+        end: |data: SendData, completion| data.sent(completion),
+    }
+}
+
+struct SendData {
+    socket: Rc<OwnedFd>,
+    parcel: Parcel,
+    ring: Rc<Ring>,
+    gather: Option<Box<Gather>>,
+}
+
+impl SendData {
+    fn sent(self, completion: Completion) -> (io::Result<()>, Parcel) {
+        if let Some(gather) = self.gather {
+            self.ring.gathers.borrow_mut().push(gather);
+        }
+        let sent = match completion.result() {
+            Ok(sent) if sent as usize == self.parcel.len() => Ok(()),
+            // Less than all in spite of MSG_WAITALL: the connection ended in the middle.
+            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+            Err(error) => Err(error),
+        };
+        (sent, self.parcel)
+    }
+}
+
+impl Data for SendData {
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.socket.as_raw_fd())
+    }
+
+    fn take_back(self, completion: Completion) {
+        drop(self.sent(completion));
+    }
+}
+
+/// The header of a vectored send. It points to bytes that the same operation owns.
+pub(super) struct Gather {
+    message: libc::msghdr,
+    pieces: [libc::iovec; 2],
+}
+
+impl Default for Gather {
+    fn default() -> Self {
+        const NOTHING: libc::iovec = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
+        Self {
+            // SAFETY: a message header of zeroes is an empty one.
+            message: unsafe { std::mem::zeroed() },
+            pieces: [NOTHING; 2],
+        }
+    }
+}
+
+impl Gather {
+    fn point_to(self: &mut Box<Self>, first: &[u8], second: &[u8]) -> *const libc::msghdr {
+        for (piece, bytes) in self.pieces.iter_mut().zip([first, second]) {
+            piece.iov_base = bytes.as_ptr().cast_mut().cast();
+            piece.iov_len = bytes.len();
+        }
+        self.message.msg_iov = self.pieces.as_mut_ptr();
+        self.message.msg_iovlen = self.pieces.len();
+        &raw const self.message
+    }
+}
+
+pub(super) fn sleep(ring: &Rc<Ring>, duration: Duration) -> impl Future<Output = ()> + Unpin {
+    let data = SleepData {
+        time: Box::new(duration.into()),
+    };
+    let entry = opcode::Timeout::new(&raw const *data.time).build();
+    // SAFETY: the time that the kernel reads is on the heap and owned by the data.
+    let op = unsafe { Op::submit(&ring.orphans, data, entry) };
+    Then {
+        op,
+        end: |_: SleepData, _| (),
+    }
+}
+
+struct SleepData {
+    time: Box<types::Timespec>,
+}
+
+impl Data for SleepData {
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+
+    fn take_back(self, _completion: Completion) {}
+}
+
+const _: () = assert!(size_of::<squeue::Entry>() == 64);
