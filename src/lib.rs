@@ -5,6 +5,8 @@
 //! `docs/architecture.md` has it in one picture.
 #![deny(unsafe_code)]
 
+pub mod balance;
 #[allow(unsafe_code)]
 pub mod io;
 pub mod limits;
+pub mod stats;
