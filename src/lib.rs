@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod balance;
+pub mod http1;
 #[allow(unsafe_code)]
 pub mod io;
 pub mod limits;

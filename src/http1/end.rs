@@ -1,0 +1,229 @@
+//! Why and where an exchange ended otherwise than well, and what that means for the client.
+//!
+//! The one place where a failure becomes a status, and the words for the client and the log.
+
+use std::fmt;
+
+use super::head::BadHead;
+
+/// Why an exchange ended otherwise than well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The client's head was refused.
+    BadRequest(BadHead),
+    /// The client's body is not chunked as it should be.
+    BadBody,
+    /// The client's head did not become whole in time.
+    HeaderTimeout,
+    /// The client's body did not go on in time.
+    BodyTimeout,
+    /// The client does not read its response.
+    ClientStalled,
+    /// The client closed or reset its connection before its exchange was over.
+    ClientGone,
+    /// There is no backend, or none is left to try.
+    NoBackend,
+    /// The backend refused the connection, or cannot be reached.
+    ConnectFailed,
+    /// The backend did not take the connection in time.
+    ConnectTimeout,
+    /// The backend closed the connection before it began its response.
+    BackendClosed,
+    /// The backend reset the connection before it began its response.
+    BackendReset,
+    /// The backend closed or reset the connection in the middle of its response.
+    BackendCut,
+    /// The backend did not begin its response in time.
+    ResponseTimeout,
+    /// The backend began its response and did not go on in time.
+    BackendStalled,
+    /// The backend's head was refused.
+    BadResponse(BadHead),
+    /// The backend's body is not chunked as it should be.
+    BadResponseBody,
+    /// The backend sent more than `INTERIM_RESPONSES_MAX` interim responses.
+    TooManyInterim,
+}
+
+impl Cause {
+    /// The status that the client is answered with, or `None` where it is not answered at all.
+    pub fn status(self) -> Option<u16> {
+        match self {
+            Self::BadRequest(bad) => Some(bad.status()),
+            Self::BadBody => Some(400),
+            Self::HeaderTimeout | Self::BodyTimeout => Some(408),
+            Self::ConnectFailed
+            | Self::BackendClosed
+            | Self::BackendReset
+            | Self::BackendCut
+            | Self::BadResponse(_)
+            | Self::BadResponseBody
+            | Self::TooManyInterim => Some(502),
+            Self::NoBackend => Some(503),
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::BackendStalled => Some(504),
+            Self::ClientStalled | Self::ClientGone => None,
+        }
+    }
+
+    /// Whether the backend is to blame, as far as fastlb can tell.
+    pub fn is_backends_fault(self) -> bool {
+        match self {
+            Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::BackendClosed
+            | Self::BackendReset
+            | Self::BackendCut
+            | Self::ResponseTimeout
+            | Self::BackendStalled
+            | Self::BadResponse(_)
+            | Self::BadResponseBody
+            | Self::TooManyInterim => true,
+            Self::BadRequest(_)
+            | Self::BadBody
+            | Self::HeaderTimeout
+            | Self::BodyTimeout
+            | Self::ClientStalled
+            | Self::ClientGone
+            | Self::NoBackend => false,
+        }
+    }
+
+    /// A short phrase for the client and the log.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::BadRequest(bad) => bad.reason(),
+            Self::BadBody => "bad request body",
+            Self::HeaderTimeout => "request head timed out",
+            Self::BodyTimeout => "request body timed out",
+            Self::ClientStalled => "client does not read",
+            Self::ClientGone => "client gone",
+            Self::NoBackend => "no backend available",
+            Self::ConnectFailed => "backend cannot be reached",
+            Self::ConnectTimeout => "connection to the backend timed out",
+            Self::BackendClosed => "backend closed",
+            Self::BackendReset => "backend reset",
+            Self::BackendCut => "response cut short",
+            Self::ResponseTimeout => "response timed out",
+            Self::BackendStalled => "response stalled",
+            Self::BadResponse(_) => "bad response",
+            Self::BadResponseBody => "bad response body",
+            Self::TooManyInterim => "too many interim responses",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())?;
+        match self {
+            // The client need not know what the operator must.
+            Self::BadResponse(bad) => write!(f, " ({bad})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How far an exchange was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// The request's head was being received.
+    Head,
+    /// A backend was being picked and connected to.
+    Connect,
+    /// The request was being sent.
+    Send,
+    /// The request was sent and the response awaited.
+    Wait,
+    /// The response had begun to go to the client.
+    Body,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Head => "head",
+            Self::Connect => "connect",
+            Self::Send => "send",
+            Self::Wait => "wait",
+            Self::Body => "body",
+        })
+    }
+}
+
+/// Why and where an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct End {
+    /// Why.
+    pub cause: Cause,
+    /// Where.
+    pub phase: Phase,
+}
+
+impl End {
+    /// The status that the client is answered with, or `None` where it cannot be: a
+    /// response has begun.
+    pub fn status(self) -> Option<u16> {
+        match self.phase {
+            Phase::Body => None,
+            Phase::Head | Phase::Connect | Phase::Send | Phase::Wait => self.cause.status(),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.cause, self.phase)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BadHead, Cause, End, Phase};
+
+    #[test]
+    fn an_end_reads_as_cause_and_phase() {
+        let table = [
+            (
+                Cause::BackendClosed,
+                Phase::Wait,
+                "backend closed, wait",
+                Some(502),
+            ),
+            (
+                Cause::BackendClosed,
+                Phase::Body,
+                "backend closed, body",
+                None,
+            ),
+            (
+                Cause::HeaderTimeout,
+                Phase::Head,
+                "request head timed out, head",
+                Some(408),
+            ),
+            (
+                Cause::NoBackend,
+                Phase::Connect,
+                "no backend available, connect",
+                Some(503),
+            ),
+            (
+                Cause::BadRequest(BadHead::TooLong),
+                Phase::Head,
+                "head too long, head",
+                Some(431),
+            ),
+            (
+                Cause::BadResponse(BadHead::BareLf),
+                Phase::Wait,
+                "bad response (bare line feed), wait",
+                Some(502),
+            ),
+        ];
+        for (cause, phase, text, status) in table {
+            let end = End { cause, phase };
+            assert_eq!(end.to_string(), text);
+            assert_eq!(end.status(), status, "{text}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Header fields: the names that mean something to a gateway, list values, and how one is written.
+//!
+//! Not a store of fields. A head keeps its fields as httparse found them, in their order.
+
+use super::head::Version;
+
+/// A field name that a gateway acts upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Upgrade,
+    Expect,
+    /// `Keep-Alive`, `TE`, `Trailer` and others that only ever concern one connection.
+    HopByHop,
+    /// `X-Forwarded-For`.
+    ForwardedFor,
+    /// `X-Forwarded-Proto`.
+    ForwardedProto,
+    /// `X-Forwarded-Host`.
+    ForwardedHost,
+    /// `Forwarded` (RFC 7239) and the rest of `X-Forwarded-*`.
+    ForwardedOther,
+    Other,
+}
+
+impl Name {
+    /// Which name this is, whatever its case. Its length alone rules out almost all candidates.
+    pub(super) fn of(name: &str) -> Self {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        match name.len() {
+            2 if is("te") => Self::HopByHop,
+            4 if is("host") => Self::Host,
+            6 if is("expect") => Self::Expect,
+            7 if is("upgrade") => Self::Upgrade,
+            7 if is("trailer") => Self::HopByHop,
+            9 if is("forwarded") => Self::ForwardedOther,
+            10 if is("connection") => Self::Connection,
+            10 if is("keep-alive") => Self::HopByHop,
+            14 if is("content-length") => Self::ContentLength,
+            16 if is("proxy-connection") => Self::HopByHop,
+            17 if is("transfer-encoding") => Self::TransferEncoding,
+            18 if is("proxy-authenticate") => Self::HopByHop,
+            19 if is("proxy-authorization") => Self::HopByHop,
+            13.. => Self::forwarded(name),
+            _ => Self::Other,
+        }
+    }
+
+    fn forwarded(name: &str) -> Self {
+        match name.as_bytes().split_at_checked(b"x-forwarded-".len()) {
+            Some((prefix, rest)) if prefix.eq_ignore_ascii_case(b"x-forwarded-") => match rest {
+                _ if rest.eq_ignore_ascii_case(b"for") => Self::ForwardedFor,
+                _ if rest.eq_ignore_ascii_case(b"proto") => Self::ForwardedProto,
+                _ if rest.eq_ignore_ascii_case(b"host") => Self::ForwardedHost,
+                _ => Self::ForwardedOther,
+            },
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The members of a list value (RFC 9110 section 5.6.1), without blanks; empty ones are skipped.
+pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let members = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    members.filter(|member| !member.is_empty())
+}
+
+/// Whether the byte may stand in a name or a method (RFC 9110 section 5.6.2).
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether the byte may stand in a value: anything but control characters, of which a tab is none
+/// here (RFC 9110 section 5.5).
+pub(super) fn is_text(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
+/// Writes one field line.
+pub(super) fn push(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the `Content-Length` field.
+pub(super) fn push_length(out: &mut Vec<u8>, length: u64) {
+    out.extend_from_slice(b"Content-Length: ");
+    push_decimal(out, length);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the `Connection` field where the version alone does not already say as much (RFC 9112
+/// section 9.3).
+pub(super) fn push_persistence(out: &mut Vec<u8>, version: Version, keep_alive: bool) {
+    match (version, keep_alive) {
+        (Version::Http11, true) => {}
+        (Version::Http10, true) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+        (_, false) => out.extend_from_slice(b"Connection: close\r\n"),
+    }
+}
+
+/// Writes a number in decimal; `write!` costs several times as much.
+pub(super) fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    // The largest number has 20 digits.
+    let mut digits = [b'0'; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Name, list, push_decimal};
+
+    #[test]
+    fn names_are_known_whatever_their_case() {
+        let table = [
+            ("HOST", Name::Host),
+            ("content-length", Name::ContentLength),
+            ("Transfer-Encoding", Name::TransferEncoding),
+            ("cOnNeCtIoN", Name::Connection),
+            ("Upgrade", Name::Upgrade),
+            ("Expect", Name::Expect),
+            ("TE", Name::HopByHop),
+            ("Trailer", Name::HopByHop),
+            ("Keep-Alive", Name::HopByHop),
+            ("Proxy-Connection", Name::HopByHop),
+            ("Proxy-Authenticate", Name::HopByHop),
+            ("Proxy-Authorization", Name::HopByHop),
+            ("X-Forwarded-For", Name::ForwardedFor),
+            ("x-forwarded-proto", Name::ForwardedProto),
+            ("X-FORWARDED-HOST", Name::ForwardedHost),
+            ("X-Forwarded-Port", Name::ForwardedOther),
+            ("Forwarded", Name::ForwardedOther),
+            ("X-Forwarded-", Name::Other),
+            ("Trailers", Name::Other),
+            ("Content-Type", Name::Other),
+            ("", Name::Other),
+        ];
+        for (name, known) in table {
+            assert_eq!(Name::of(name), known, "{name}");
+        }
+    }
+
+    #[test]
+    fn lists_skip_what_is_empty() {
+        let members: Vec<_> = list(b" a ,,b\t, ,c d").collect();
+        assert_eq!(members, [&b"a"[..], b"b", b"c d"]);
+        assert_eq!(list(b"").count(), 0);
+    }
+
+    #[test]
+    fn numbers_are_written_as_the_standard_library_writes_them() {
+        for number in [0, 1, 9, 10, 99, 100, 65_535, u64::MAX] {
+            let mut out = Vec::new();
+            push_decimal(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+    }
+}

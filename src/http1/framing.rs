@@ -1,0 +1,226 @@
+//! What a head means for its connection: how the body is delimited, whether the connection lives.
+//!
+//! Decided once, from one parsed value (RFC 9112 section 6.3). What could be understood in two
+//! ways is refused, so nobody behind us can understand it differently. No bytes are written here;
+//! that is `rewrite`.
+
+use self::seen::Seen;
+pub(super) use self::target::Target;
+use super::field::{Name, list};
+use super::head::{BadHead, RequestHead, ResponseHead, Version};
+
+mod seen;
+mod target;
+#[cfg(test)]
+mod tests;
+
+/// How a body is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// Chunks (RFC 9112 section 7.1).
+    Chunked,
+    /// All bytes until the connection closes; responses only.
+    Close,
+}
+
+impl Framing {
+    /// Whether not one byte of a body can follow the head.
+    pub fn is_empty(self) -> bool {
+        matches!(self, Self::None | Self::Length(0))
+    }
+}
+
+/// The methods of RFC 9110 section 9.3 and RFC 5789.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is named as the RFC names it")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Options,
+    Trace,
+    Patch,
+    Connect,
+    /// Any other token.
+    Other,
+}
+
+impl From<&str> for Method {
+    /// Methods are case sensitive (RFC 9110 section 9.1).
+    fn from(name: &str) -> Self {
+        match name {
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            "POST" => Self::Post,
+            "PUT" => Self::Put,
+            "DELETE" => Self::Delete,
+            "OPTIONS" => Self::Options,
+            "TRACE" => Self::Trace,
+            "PATCH" => Self::Patch,
+            "CONNECT" => Self::Connect,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Method {
+    /// Whether a request may be sent again that perhaps was served (RFC 9110 section 9.2.2).
+    pub fn is_idempotent(self) -> bool {
+        match self {
+            Self::Get | Self::Head | Self::Options | Self::Trace | Self::Put | Self::Delete => true,
+            Self::Post | Self::Patch | Self::Connect | Self::Other => false,
+        }
+    }
+}
+
+/// What a request means for the connection that it came on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestPlan {
+    /// The method.
+    pub method: Method,
+    /// The client's version.
+    pub version: Version,
+    /// How the request's body is delimited; never [`Framing::Close`].
+    pub framing: Framing,
+    /// Whether the client wants its connection kept.
+    pub keep_alive: bool,
+    /// Whether the client may be waiting for a 100 before it sends its body.
+    pub expects_continue: bool,
+}
+
+/// Decides what a request means.
+///
+/// # Errors
+/// The head is whole, yet must not be forwarded: see [`BadHead`].
+pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
+    let method = Method::from(head.method);
+    if method == Method::Connect {
+        return Err(BadHead::Connect);
+    }
+    target::check(head.target, method)?;
+    let mut seen = Seen::default();
+    let (mut hosts, mut upgrade, mut expects) = (0, false, false);
+    for field in head.fields {
+        match Name::of(field.name) {
+            Name::Host => {
+                target::check_host(field.value)?;
+                hosts += 1;
+            }
+            Name::Upgrade => upgrade = true,
+            Name::Expect => {
+                check_expectation(field.value)?;
+                expects = true;
+            }
+            name => seen.note(name, field.value)?,
+        }
+    }
+    let http11 = head.version == Version::Http11;
+    match hosts {
+        0 if http11 => return Err(BadHead::MissingHost),
+        0 | 1 => {}
+        _ => return Err(BadHead::RepeatedHost),
+    }
+    // A bare Upgrade, or one in HTTP/1.0, asks for nothing (RFC 9110 section 7.8).
+    if http11 && upgrade && seen.upgrade {
+        return Err(BadHead::Upgrade);
+    }
+    let framing = seen.framing(head.version)?.unwrap_or(Framing::None);
+    Ok(RequestPlan {
+        method,
+        version: head.version,
+        framing,
+        keep_alive: seen.keeps_alive(head.version),
+        expects_continue: http11 && expects && !framing.is_empty(),
+    })
+}
+
+/// What a response means for the connection that it came on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponsePlan {
+    /// The status, 100 to 999.
+    pub status: u16,
+    /// The backend's version.
+    pub version: Version,
+    /// How the response's body is delimited.
+    pub framing: Framing,
+    /// Whether the backend keeps its connection.
+    pub keep_alive: bool,
+    /// The length that the head names. Where there is no body (HEAD, 304), that is the length of
+    /// the body that a GET would have had, and it goes on to the client.
+    pub length_field: Option<u64>,
+}
+
+impl ResponsePlan {
+    /// Whether another response to the same request follows (RFC 9110 section 15.2).
+    pub fn is_interim(&self) -> bool {
+        self.status < 200
+    }
+}
+
+/// Decides what a response means that answers a request of this method.
+///
+/// # Errors
+/// The head is whole, yet must not be forwarded: see [`BadHead`].
+pub fn response(head: &ResponseHead<'_, '_>, method: Method) -> Result<ResponsePlan, BadHead> {
+    if head.status == 101 {
+        return Err(BadHead::SwitchingProtocols);
+    }
+    let mut seen = Seen::default();
+    for field in head.fields {
+        seen.note(Name::of(field.name), field.value)?;
+    }
+    let named = seen.framing(head.version)?;
+    let framing = match head.status {
+        100..200 | 204 | 304 => Framing::None,
+        _ if method == Method::Head => Framing::None,
+        _ => named.unwrap_or(Framing::Close),
+    };
+    Ok(ResponsePlan {
+        status: head.status,
+        version: head.version,
+        framing,
+        keep_alive: framing != Framing::Close && seen.keeps_alive(head.version),
+        // In these two a length is forbidden (RFC 9110 section 8.6), so it is not passed on.
+        length_field: seen
+            .length
+            .filter(|_| !matches!(head.status, 100..200 | 204)),
+    })
+}
+
+/// How a response goes to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// How the body is delimited for the client.
+    pub framing: Framing,
+    /// Whether the client's connection lives on behind this response.
+    pub keep_alive: bool,
+}
+
+/// Decides how a response goes to the client; `closing` says that we want to part with him.
+pub fn deliver(plan: &ResponsePlan, request: &RequestPlan, closing: bool) -> Delivery {
+    let framing = match (plan.framing, request.version) {
+        // Chunks tell a 1.1 client where the body ends, and whether it was cut short.
+        (Framing::Chunked | Framing::Close, Version::Http11) => Framing::Chunked,
+        (Framing::Chunked | Framing::Close, Version::Http10) => Framing::Close,
+        (framing, _) => framing,
+    };
+    let keep_alive = request.keep_alive && !closing && framing != Framing::Close;
+    Delivery {
+        framing,
+        keep_alive,
+    }
+}
+
+fn check_expectation(value: &[u8]) -> Result<(), BadHead> {
+    if list(value).all(|member| member.eq_ignore_ascii_case(b"100-continue")) {
+        Ok(())
+    } else {
+        Err(BadHead::BadExpectation)
+    }
+}

@@ -1,0 +1,118 @@
+//! Our own answers: what a client is told where no backend's response can be.
+
+use super::end::Cause;
+use super::field::{push, push_decimal, push_length, push_persistence};
+use super::head::Version;
+
+/// Writes the whole answer to a request that ended by `cause`: nothing where that has no status.
+/// `head_only` leaves the body out, as HEAD wants it.
+pub fn write(cause: Cause, version: Version, keep_alive: bool, head_only: bool, out: &mut Vec<u8>) {
+    let Some(status) = cause.status() else {
+        return;
+    };
+    let body = ["fastlb: ", cause.reason(), "\n"];
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(out, u64::from(status));
+    for part in [" ", phrase(status), "\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    push(out, "Content-Type", b"text/plain; charset=utf-8");
+    push_length(out, body.iter().map(|part| part.len() as u64).sum());
+    if status == 405 {
+        push(
+            out,
+            "Allow",
+            b"GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE, PATCH",
+        );
+    }
+    push_persistence(out, version, keep_alive);
+    out.extend_from_slice(b"\r\n");
+    for part in body.iter().filter(|_| !head_only) {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// The reason phrase of a status that a [`Cause`] may have (RFC 9110 section 15, RFC 6585).
+fn phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cause, Version, phrase, write};
+    use crate::http1::framing::{self, Framing, Method};
+    use crate::http1::head::{BadHead, ResponseHead, Scan, field_store};
+
+    fn written(cause: Cause, version: Version, keep_alive: bool, head_only: bool) -> String {
+        let mut out = Vec::new();
+        write(cause, version, keep_alive, head_only, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn an_answer_names_the_reason() {
+        let cause = Cause::NoBackend;
+        let head = "HTTP/1.1 503 Service Unavailable\r\n\
+            Content-Type: text/plain; charset=utf-8\r\nContent-Length: 29\r\n";
+        let body = "fastlb: no backend available\n";
+        let expected = format!("{head}\r\n{body}");
+        assert_eq!(written(cause, Version::Http11, true, false), expected);
+        let expected = format!("{head}Connection: close\r\n\r\n{body}");
+        assert_eq!(written(cause, Version::Http11, false, false), expected);
+        let expected = format!("{head}Connection: keep-alive\r\n\r\n");
+        assert_eq!(written(cause, Version::Http10, true, true), expected);
+        assert_eq!(written(Cause::ClientGone, Version::Http11, true, false), "");
+        let allow = written(
+            Cause::BadRequest(BadHead::Connect),
+            Version::Http11,
+            false,
+            false,
+        );
+        assert!(allow.contains("\r\nAllow: GET, "));
+    }
+
+    #[test]
+    fn an_answer_parses_to_its_own_length() {
+        let causes = [
+            Cause::BadRequest(BadHead::BareLf),
+            Cause::BadRequest(BadHead::Connect),
+            Cause::BadRequest(BadHead::LengthTooLarge),
+            Cause::BadRequest(BadHead::LineTooLong),
+            Cause::BadRequest(BadHead::BadExpectation),
+            Cause::BadRequest(BadHead::TooLong),
+            Cause::BadRequest(BadHead::Upgrade),
+            Cause::BadRequest(BadHead::UnsupportedVersion),
+            Cause::HeaderTimeout,
+            Cause::BackendReset,
+            Cause::NoBackend,
+            Cause::ConnectTimeout,
+        ];
+        for cause in causes {
+            let answer = written(cause, Version::Http11, true, false);
+            let span = Scan::response().end(answer.as_bytes()).unwrap().unwrap();
+            let mut store = field_store();
+            let head = ResponseHead::parse(&answer.as_bytes()[..span.end], &mut store).unwrap();
+            let plan = framing::response(&head, Method::Get).unwrap();
+            assert_eq!(Some(plan.status), cause.status());
+            assert_eq!(
+                plan.framing,
+                Framing::Length((answer.len() - span.end) as u64)
+            );
+            assert!(!phrase(plan.status).is_empty(), "{}", plan.status);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The head that goes on to the other side, serialised from the parsed value.
+//!
+//! No byte of the received head passes by itself: the framing fields are written from the plan,
+//! fields of one connection stay on it (RFC 9110 section 7.6.1), and what remains goes on in its
+//! order.
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+
+use httparse::Header;
+
+use super::field::{Name, list, push, push_decimal, push_length, push_persistence};
+use super::framing::{Delivery, Framing, Method, RequestPlan, ResponsePlan, Target};
+use super::head::{RequestHead, ResponseHead};
+
+#[cfg(test)]
+mod tests;
+
+/// What a request is forwarded with, beside what the client sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward<'a> {
+    /// The client's address.
+    pub peer: IpAddr,
+    /// Whether the client is believed what it says of those before it.
+    pub trusted: bool,
+    /// The backend's authority: the Host of a request that has none.
+    pub authority: &'a str,
+}
+
+/// Writes the request's head for the backend, as HTTP/1.1 on a connection to be kept. `plan` is
+/// that of the same head.
+pub fn request(
+    head: &RequestHead<'_, '_>,
+    plan: &RequestPlan,
+    forward: &Forward<'_>,
+    out: &mut Vec<u8>,
+) {
+    let target = Target::of(head.target).unwrap_or(Target::Origin(head.target));
+    let asked = match target {
+        // The authority in the target overrules the field (RFC 9112 section 3.2.2).
+        Target::Absolute { authority, .. } => Some(authority.as_bytes()),
+        Target::Origin(_) | Target::Asterisk => host(head.fields),
+    };
+    request_line(head.method, target, plan.method, out);
+    push(out, "Host", asked.unwrap_or(forward.authority.as_bytes()));
+    let told = request_fields(head.fields, forward.trusted, out);
+    if plan.expects_continue {
+        out.extend_from_slice(b"Expect: 100-continue\r\n");
+    }
+    framing(plan.framing, out);
+    forwarded_for(head.fields, forward, out);
+    if !told.proto {
+        out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
+    }
+    if let Some(asked) = asked.filter(|asked| !told.host && !asked.is_empty()) {
+        push(out, "X-Forwarded-Host", asked);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the head of the final response for the client that sent `request`.
+pub fn response(
+    head: &ResponseHead<'_, '_>,
+    plan: &ResponsePlan,
+    delivery: Delivery,
+    request: &RequestPlan,
+    out: &mut Vec<u8>,
+) {
+    status_line(head, out);
+    response_fields(head.fields, out);
+    match (delivery.framing, plan.length_field) {
+        (Framing::None, Some(length)) => push_length(out, length),
+        _ => framing(delivery.framing, out),
+    }
+    push_persistence(out, request.version, delivery.keep_alive);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the head of an interim (1xx) response, for a 1.1 client: a 1.0 client must not be sent
+/// one (RFC 9110 section 15.2).
+pub fn interim(head: &ResponseHead<'_, '_>, out: &mut Vec<u8>) {
+    status_line(head, out);
+    response_fields(head.fields, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn request_line(name: &str, target: Target<'_>, method: Method, out: &mut Vec<u8>) {
+    let (lead, rest) = match target {
+        Target::Origin(path) => (" ", path),
+        Target::Asterisk => (" *", ""),
+        // RFC 9112 section 3.2.4.
+        Target::Absolute { rest: "", .. } if method == Method::Options => (" *", ""),
+        Target::Absolute { rest, .. } if rest.starts_with('/') => (" ", rest),
+        Target::Absolute { rest, .. } => (" /", rest),
+    };
+    for part in [name, lead, rest, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+fn status_line(head: &ResponseHead<'_, '_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(out, u64::from(head.status));
+    // The blank stays where there is no reason phrase (RFC 9112 section 4).
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(head.reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn framing(framing: Framing, out: &mut Vec<u8>) {
+    match framing {
+        Framing::None | Framing::Close => {}
+        Framing::Length(length) => push_length(out, length),
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+}
+
+/// What a trusted peer already told the backend.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    proto: bool,
+    host: bool,
+}
+
+/// Copies the fields that go on to the backend; those that are written from the plan do not.
+fn request_fields(fields: &[Header<'_>], trusted: bool, out: &mut Vec<u8>) -> Told {
+    let named = Named::of(fields);
+    let mut told = Told::default();
+    for field in fields {
+        match Name::of(field.name) {
+            Name::Other if named.has(field.name) => continue,
+            Name::Other => {}
+            Name::ForwardedProto if trusted => told.proto = true,
+            Name::ForwardedHost if trusted => told.host = true,
+            Name::ForwardedOther if trusted => {}
+            _ => continue,
+        }
+        push(out, field.name, field.value);
+    }
+    told
+}
+
+/// Copies the fields that go on to the client. Names that only requests give a meaning pass.
+fn response_fields(fields: &[Header<'_>], out: &mut Vec<u8>) {
+    let named = Named::of(fields);
+    for field in fields {
+        match Name::of(field.name) {
+            Name::ContentLength
+            | Name::TransferEncoding
+            | Name::Connection
+            | Name::Upgrade
+            | Name::HopByHop => {}
+            _ if named.has(field.name) => {}
+            _ => push(out, field.name, field.value),
+        }
+    }
+}
+
+fn forwarded_for(fields: &[Header<'_>], forward: &Forward<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    for field in fields.iter().filter(|_| forward.trusted) {
+        if Name::of(field.name) == Name::ForwardedFor && !field.value.is_empty() {
+            out.extend_from_slice(field.value);
+            out.extend_from_slice(b", ");
+        }
+    }
+    match forward.peer.to_canonical() {
+        IpAddr::V4(peer) => push_v4(out, peer),
+        IpAddr::V6(peer) => write!(out, "{peer}").expect("writing to a Vec does not fail"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn push_v4(out: &mut Vec<u8>, address: Ipv4Addr) {
+    for (place, octet) in address.octets().into_iter().enumerate() {
+        if place > 0 {
+            out.push(b'.');
+        }
+        push_decimal(out, u64::from(octet));
+    }
+}
+
+fn host<'b>(fields: &[Header<'b>]) -> Option<&'b [u8]> {
+    let host = fields
+        .iter()
+        .find(|field| Name::of(field.name) == Name::Host)?;
+    Some(host.value)
+}
+
+/// The fields that `Connection` names as its own (RFC 9110 section 7.6.1).
+#[derive(Clone, Copy, Debug)]
+struct Named<'s, 'b> {
+    /// All fields of the head, or none where `Connection` names no field.
+    fields: &'s [Header<'b>],
+}
+
+impl<'s, 'b> Named<'s, 'b> {
+    fn of(fields: &'s [Header<'b>]) -> Self {
+        let named = Self { fields };
+        let fields = if named.options().all(is_plain) {
+            &[]
+        } else {
+            fields
+        };
+        Self { fields }
+    }
+
+    fn has(self, name: &str) -> bool {
+        let is = |option: &[u8]| option.eq_ignore_ascii_case(name.as_bytes());
+        !self.fields.is_empty() && !is_for_all(name) && self.options().any(is)
+    }
+
+    fn options(self) -> impl Iterator<Item = &'b [u8]> {
+        let connection = self
+            .fields
+            .iter()
+            .filter(|field| Name::of(field.name) == Name::Connection);
+        connection.flat_map(|field| list(field.value))
+    }
+}
+
+/// Whether an option of `Connection` is one of those that name no field worth a search.
+fn is_plain(option: &[u8]) -> bool {
+    let plain: [&[u8]; 4] = [b"close", b"keep-alive", b"te", b"upgrade"];
+    plain.iter().any(|plain| option.eq_ignore_ascii_case(plain))
+}
+
+/// Whether a field is meant for all recipients, so that `Connection` cannot have it dropped: a
+/// client could otherwise strip a request of what the backend decides by.
+fn is_for_all(name: &str) -> bool {
+    const FOR_ALL: [&str; 12] = [
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-range",
+        "content-type",
+        "cookie",
+        "location",
+        "origin",
+        "range",
+        "set-cookie",
+        "vary",
+        "x-real-ip",
+    ];
+    FOR_ALL.iter().any(|known| name.eq_ignore_ascii_case(known))
+}
