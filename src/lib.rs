@@ -6,8 +6,15 @@
 #![deny(unsafe_code)]
 
 pub mod balance;
+pub mod config;
+pub mod fleet;
 pub mod http1;
 #[allow(unsafe_code)]
 pub mod io;
 pub mod limits;
+pub mod listener;
+pub mod relay;
+pub mod server;
 pub mod stats;
+pub mod upstream;
+pub mod worker;

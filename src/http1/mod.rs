@@ -5,9 +5,17 @@
 
 pub mod chunked;
 pub mod end;
+mod exchange;
 mod field;
 pub mod framing;
+mod gateway;
 pub mod head;
 pub mod reply;
+mod request;
+mod response;
 pub mod rewrite;
+mod session;
 
+pub(crate) use gateway::Gateway;
+pub use gateway::Options;
+pub(crate) use session::Sessions;

@@ -1,0 +1,98 @@
+//! What a run of the balancer is told, valid by construction.
+//!
+//! `cli` turns what the user typed into a [`Config`]; `server` builds every module's small options
+//! from it. Nothing below the server sees this type.
+
+mod backends;
+mod duration;
+mod processors;
+mod resolve;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use backends::{BackendFault, BackendList, BackendListError};
+pub use duration::{DurationError, parse_duration, parse_limit};
+pub use processors::ProcessorsError;
+pub use resolve::ResolveError;
+
+use crate::balance::{Algorithm, Weight};
+use crate::io::{BufferOptions, EngineChoice};
+use crate::limits;
+
+/// Everything the balancer needs to know to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Addresses to listen on; never empty. Port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// The backends, one per resolved address; never empty.
+    pub backends: Vec<BackendConfig>,
+    /// How a backend is picked.
+    pub balance: Algorithm,
+    /// Workers, and the processors that they are pinned to.
+    pub cores: Cores,
+    /// Which engine moves the bytes.
+    pub io: EngineChoice,
+    /// How long anything may take.
+    pub timeouts: Timeouts,
+    /// Other backends that are tried after a connection failed.
+    pub retries: u32,
+    /// Peers whose `X-Forwarded-*` fields are believed.
+    pub trusted: Vec<IpNet>,
+    /// Memory that each worker receives into.
+    pub buffers: BufferOptions,
+}
+
+/// One backend of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendConfig {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What the user called it (`host:port`), which is the Host of requests that brought none.
+    pub authority: String,
+    /// Its share of the requests.
+    pub weight: Weight,
+}
+
+/// How many workers there are and where they run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cores {
+    /// Worker threads; at least one.
+    pub workers: usize,
+    /// Processors that the process may use, in order; worker `n` is pinned to
+    /// `processors[n % processors.len()]`. Never empty.
+    pub processors: Vec<usize>,
+}
+
+/// How long anything may take. `None` is what the user wrote as `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To connect to a backend.
+    pub connect: Option<Duration>,
+    /// For a whole request head.
+    pub header: Option<Duration>,
+    /// Between two requests of a client.
+    pub idle: Option<Duration>,
+    /// To the first byte of a response.
+    pub response: Option<Duration>,
+    /// Without progress inside a body.
+    pub body_idle: Option<Duration>,
+    /// For busy sessions once the program drains.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let limit = |ms| Some(Duration::from_millis(ms));
+        Self {
+            connect: limit(limits::CONNECT_TIMEOUT_MS),
+            header: limit(limits::HEADER_TIMEOUT_MS),
+            idle: limit(limits::IDLE_TIMEOUT_MS),
+            response: limit(limits::RESPONSE_TIMEOUT_MS),
+            body_idle: limit(limits::BODY_IDLE_TIMEOUT_MS),
+            drain: Duration::from_millis(limits::DRAIN_TIMEOUT_MS),
+        }
+    }
+}

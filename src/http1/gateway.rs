@@ -1,0 +1,73 @@
+//! What the HTTP sessions of one worker share: the part of a gateway (RFC 9110 section 3.7).
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::io::{Io, Wheel};
+use crate::stats::WorkerCounters;
+use crate::upstream::Backends;
+
+/// How a session behaves, the same for every worker. `None` is no limit.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// For a whole request head, from its first byte.
+    pub header_timeout: Option<Duration>,
+    /// Between two requests of a client.
+    pub idle_timeout: Option<Duration>,
+    /// To the first byte of a response.
+    pub response_timeout: Option<Duration>,
+    /// Without progress inside a body.
+    pub body_idle_timeout: Option<Duration>,
+    /// Peers whose `X-Forwarded-*` fields are believed.
+    pub trusted: Vec<IpNet>,
+}
+
+/// Everything that a session needs besides its own connection.
+pub(crate) struct Gateway<I: Io> {
+    pub(crate) io: I,
+    pub(crate) wheel: Wheel,
+    pub(crate) backends: Backends<I>,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(super) options: Options,
+    draining: Cell<bool>,
+}
+
+impl<I: Io> Gateway<I> {
+    pub(crate) fn new(
+        io: I,
+        backends: Backends<I>,
+        counters: Arc<WorkerCounters>,
+        options: Options,
+    ) -> Self {
+        let wheel = Wheel::default();
+        Self {
+            io,
+            wheel,
+            backends,
+            counters,
+            options,
+            draining: Cell::new(false),
+        }
+    }
+
+    /// Closes idle connections, and every other one after its present response.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        self.wheel.interrupt();
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub(super) fn trusts(&self, peer: IpAddr) -> bool {
+        self.options
+            .trusted
+            .iter()
+            .any(|network| network.contains(&peer))
+    }
+}

@@ -1,0 +1,107 @@
+//! A request on its way upstream: received, understood, written anew for its backend.
+
+use super::end::{Cause, End, Phase};
+use super::framing::{self, RequestPlan};
+use super::gateway::Gateway;
+use super::head::{RequestHead, Scan, Span, field_store};
+use super::rewrite::{self, Forward};
+use super::session::Client;
+use crate::balance::BackendId;
+use crate::io::{ChunkSize, Io, Parcel};
+use crate::relay::{Fill, Stop};
+use crate::upstream::Tried;
+
+/// A request whose head is understood.
+#[derive(Clone, Copy)]
+pub(super) struct Request {
+    pub(super) plan: RequestPlan,
+    /// The backend that was picked for it first.
+    pub(super) backend: BackendId,
+}
+
+/// A request that gets no further, and what is known of it.
+pub(super) struct Refused {
+    pub(super) end: End,
+    pub(super) plan: Option<RequestPlan>,
+}
+
+/// Waits for a whole head and writes it, as the backend shall see it, to `parcel`.
+pub(super) async fn receive<I: Io>(
+    gateway: &Gateway<I>,
+    client: &mut Client<I>,
+    parcel: &mut Parcel,
+) -> Result<Request, Refused> {
+    let span = head(gateway, client).await.map_err(refused)?;
+    let request = translate(gateway, client, span, parcel)?;
+    client.stream.inbox.consume(span.end);
+    Ok(request)
+}
+
+async fn head<I: Io>(gateway: &Gateway<I>, client: &mut Client<I>) -> Result<Span, Cause> {
+    let mut scan = Scan::request();
+    client.deadline.set(gateway.options.header_timeout);
+    loop {
+        if let Some(span) = scan
+            .end(client.stream.inbox.bytes())
+            .map_err(Cause::BadRequest)?
+        {
+            return Ok(span);
+        }
+        match client.stream.fill(ChunkSize::Small, &client.deadline).await {
+            Ok(Fill::Bytes) => {}
+            Ok(Fill::End) | Err(Stop::Lost) => return Err(Cause::ClientGone),
+            Err(Stop::Expired) => return Err(Cause::HeaderTimeout),
+        }
+    }
+}
+
+fn translate<I: Io>(
+    gateway: &Gateway<I>,
+    client: &Client<I>,
+    span: Span,
+    parcel: &mut Parcel,
+) -> Result<Request, Refused> {
+    let bad = |bad| refused(Cause::BadRequest(bad));
+    let mut store = field_store();
+    let bytes = &client.stream.inbox.bytes()[span.start..span.end];
+    let head = RequestHead::parse(bytes, &mut store).map_err(bad)?;
+    let plan = framing::request(&head).map_err(bad)?;
+    gateway.counters.requests.add(1);
+    let trusted = gateway.trusts(client.peer);
+    let now_ms = gateway.wheel.now_ms();
+    let picked = gateway
+        .backends
+        .pick(&Tried::default(), now_ms, |fleet, backend| {
+            // A request without a Host keeps this authority even where another backend serves it in
+            // the end: backends of one fleet stand for the same site.
+            let authority = &fleet.backend(backend).authority;
+            let forward = Forward {
+                peer: client.peer,
+                trusted,
+                authority,
+            };
+            rewrite::request(&head, &plan, &forward, &mut parcel.lead);
+            Request { plan, backend }
+        });
+    picked.ok_or_else(|| {
+        // Nobody will read the body, and what follows it could not be told from it.
+        let keep_alive = plan.keep_alive && plan.framing.is_empty();
+        Refused {
+            end: End {
+                cause: Cause::NoBackend,
+                phase: Phase::Connect,
+            },
+            plan: Some(RequestPlan { keep_alive, ..plan }),
+        }
+    })
+}
+
+fn refused(cause: Cause) -> Refused {
+    Refused {
+        end: End {
+            cause,
+            phase: Phase::Head,
+        },
+        plan: None,
+    }
+}

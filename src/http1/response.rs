@@ -1,0 +1,141 @@
+//! A response on its way downstream: received, understood, written anew for its client.
+
+use std::cell::Cell;
+
+use super::end::{Cause, Phase};
+use super::framing::{self, Delivery, Framing, RequestPlan, ResponsePlan};
+use super::gateway::Gateway;
+use super::head::{ResponseHead, Scan, Span, Version, field_store};
+use super::rewrite;
+use crate::io::{ChunkSize, Deadline, Io, Parcel};
+use crate::limits;
+use crate::relay::{self, Fill, Half, RelayEnd, Stop, Stream};
+
+/// How far the two directions of an exchange are; each tells the other.
+pub(super) struct Progress {
+    /// The request body is still on its way.
+    pub(super) uploading: Cell<bool>,
+    pub(super) phase: Cell<Phase>,
+    /// The client can tell by itself whether the response is whole. Where only the close of the
+    /// connection ends it, a clean one after half of it would be a lie.
+    pub(super) cuts_cleanly: Cell<bool>,
+}
+
+/// A response that reached the client whole.
+#[derive(Clone, Copy)]
+pub(super) struct Answered {
+    pub(super) status: u16,
+    /// The client's connection goes on.
+    pub(super) keep_alive: bool,
+    /// The backend's connection can serve another request.
+    pub(super) reusable: bool,
+}
+
+/// The downstream direction of one exchange.
+pub(super) struct Reception<'a, I: Io> {
+    pub(super) gateway: &'a Gateway<I>,
+    pub(super) upstream: &'a mut Stream<I>,
+    pub(super) client: &'a I::Socket,
+    pub(super) deadline: &'a Deadline,
+    pub(super) parcel: &'a mut Parcel,
+    pub(super) plan: RequestPlan,
+    pub(super) progress: &'a Progress,
+}
+
+impl<I: Io> Reception<'_, I> {
+    /// Brings the response to the client.
+    pub(super) async fn run(mut self) -> Result<Answered, Cause> {
+        let (plan, delivery) = self.final_head().await?;
+        let mut half = Half::new(plan.framing, delivery.framing);
+        // What is wrong with the body so far is found before the client has seen any of it.
+        half.load(&mut self.upstream.inbox, self.parcel)
+            .map_err(cut)?;
+        self.progress.phase.set(Phase::Body);
+        self.progress
+            .cuts_cleanly
+            .set(delivery.framing != Framing::Close);
+        let idle = self.gateway.options.body_idle_timeout;
+        let Self {
+            upstream,
+            client,
+            parcel,
+            deadline,
+            ..
+        } = self;
+        relay::relay(&mut half, upstream, client, parcel, deadline, idle)
+            .await
+            .map_err(cut)?;
+        Ok(Answered {
+            status: plan.status,
+            keep_alive: delivery.keep_alive,
+            reusable: plan.keep_alive && upstream.inbox.is_empty(),
+        })
+    }
+
+    /// Relays interim responses and stops behind the head of the final one, which is in the
+    /// parcel by then.
+    async fn final_head(&mut self) -> Result<(ResponsePlan, Delivery), Cause> {
+        for interim in 0..=limits::INTERIM_RESPONSES_MAX {
+            let span = self.head(interim > 0).await?;
+            let (plan, delivery) = self.translate(span)?;
+            self.upstream.inbox.consume(span.end);
+            if !plan.is_interim() {
+                return Ok((plan, delivery));
+            }
+            if !self.parcel.is_empty() {
+                let sent = relay::send(&self.gateway.io, self.client, self.parcel, self.deadline);
+                sent.await.map_err(|_| Cause::ClientGone)?;
+            }
+        }
+        Err(Cause::TooManyInterim)
+    }
+
+    /// Waits for a head. A backend that has `begun` to answer is not asked again elsewhere.
+    async fn head(&mut self, begun: bool) -> Result<Span, Cause> {
+        let mut scan = Scan::response();
+        self.deadline.set(self.gateway.options.response_timeout);
+        loop {
+            let bytes = self.upstream.inbox.bytes();
+            if let Some(span) = scan.end(bytes).map_err(Cause::BadResponse)? {
+                return Ok(span);
+            }
+            let begun = begun || !bytes.is_empty();
+            match self.upstream.fill(ChunkSize::Large, self.deadline).await {
+                Ok(Fill::Bytes) => {}
+                Ok(Fill::End) | Err(Stop::Lost) if begun => return Err(Cause::BackendCut),
+                Ok(Fill::End) => return Err(Cause::BackendClosed),
+                Err(Stop::Lost) => return Err(Cause::BackendReset),
+                Err(Stop::Expired) => return Err(Cause::ResponseTimeout),
+            }
+        }
+    }
+
+    fn translate(&mut self, span: Span) -> Result<(ResponsePlan, Delivery), Cause> {
+        let mut store = field_store();
+        let bytes = &self.upstream.inbox.bytes()[span.start..span.end];
+        let head = ResponseHead::parse(bytes, &mut store).map_err(Cause::BadResponse)?;
+        let plan = framing::response(&head, self.plan.method).map_err(Cause::BadResponse)?;
+        // A refusal that did not wait for the body will not read the rest of it, and what is left
+        // of the body cannot be told from the next request.
+        let unread = self.progress.uploading.get() && (plan.status >= 400 || !plan.keep_alive);
+        let closing = unread || self.gateway.is_draining();
+        let delivery = framing::deliver(&plan, &self.plan, closing);
+        if !plan.is_interim() {
+            rewrite::response(&head, &plan, delivery, &self.plan, &mut self.parcel.lead);
+        } else if self.plan.version == Version::Http11 {
+            rewrite::interim(&head, &mut self.parcel.lead);
+        }
+        Ok((plan, delivery))
+    }
+}
+
+/// Why the body of a response did not arrive.
+fn cut(end: RelayEnd) -> Cause {
+    match end {
+        RelayEnd::SourceLost => Cause::BackendCut,
+        RelayEnd::SourceStalled => Cause::BackendStalled,
+        RelayEnd::SourceGarbled => Cause::BadResponseBody,
+        RelayEnd::SinkLost => Cause::ClientGone,
+        RelayEnd::SinkStalled => Cause::ClientStalled,
+    }
+}

@@ -1,0 +1,234 @@
+//! One connection of a client: it waits for requests, and has each of them served.
+//!
+//! An idle session is small. What an exchange needs, its future and its buffers, comes from the
+//! worker's spare ones when the first byte of a request is there, and goes back when the
+//! connection is idle again.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::exchange::{After, exchange};
+use super::gateway::Gateway;
+use crate::io::{ChunkSize, Deadline, Expect, Io, Parcel};
+use crate::limits;
+use crate::relay::{Fill, Stop, Stream};
+
+/// The downstream side of a session.
+pub(crate) struct Client<I: Io> {
+    pub(super) stream: Stream<I>,
+    pub(super) deadline: Deadline,
+    pub(super) peer: IpAddr,
+}
+
+/// The buffers of an exchange.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// What goes upstream.
+    pub(super) request: Parcel,
+    /// What goes downstream.
+    pub(super) response: Parcel,
+}
+
+/// The sessions of one worker.
+pub(crate) struct Sessions<I: Io> {
+    gateway: Rc<Gateway<I>>,
+    /// The memory of exchanges that are over.
+    spare: RefCell<Vec<Busy<I>>>,
+}
+
+impl<I: Io> Sessions<I> {
+    /// No session yet.
+    pub(crate) fn new(gateway: Rc<Gateway<I>>) -> Rc<Self> {
+        Rc::new(Self {
+            gateway,
+            spare: RefCell::default(),
+        })
+    }
+
+    /// Serves one connection to its end, and lets go of `guest` then.
+    pub(crate) fn open<G>(
+        self: Rc<Self>,
+        socket: I::Socket,
+        peer: SocketAddr,
+        guest: G,
+    ) -> impl Future<Output = ()> {
+        let mut idle = Some(Client {
+            stream: Stream::new(self.gateway.io.clone(), socket),
+            deadline: self.gateway.wheel.deadline(),
+            peer: peer.ip().to_canonical(),
+        });
+        // A block and not an `async fn`, whose future would have room for its arguments twice.
+        async move {
+            while let Some(client) = &mut idle {
+                if !self.has_request(client).await {
+                    break;
+                }
+                let mut busy = self.busy();
+                busy.take(idle.take());
+                idle = poll_fn(|cx| busy.poll(cx)).await;
+                self.put_back(busy);
+            }
+            // A part of this future to the end, so that a session that panics lets go of it too.
+            drop(guest);
+        }
+    }
+
+    /// Waits for the first bytes of a request; `false` where none came, which is no fault.
+    async fn has_request(&self, client: &mut Client<I>) -> bool {
+        let Client {
+            stream, deadline, ..
+        } = client;
+        stream.arm(ChunkSize::Small, Expect::Later);
+        let mut filled = Err(Stop::Expired);
+        if !self.gateway.is_draining() {
+            deadline.set_interruptible(self.gateway.options.idle_timeout);
+            filled = stream.fill(ChunkSize::Small, deadline).await;
+        }
+        if filled == Err(Stop::Expired) && self.gateway.is_draining() {
+            // A request may be on its way, or have come with the connection out of the queue.
+            deadline.set(Some(Duration::from_millis(limits::DRAIN_GRACE_MS)));
+            filled = stream.fill(ChunkSize::Small, deadline).await;
+        }
+        filled == Ok(Fill::Bytes)
+    }
+
+    fn busy(&self) -> Busy<I> {
+        let spare = self.spare.borrow_mut().pop();
+        spare.unwrap_or_else(|| Busy::new(self.gateway.clone()))
+    }
+
+    fn put_back(&self, busy: Busy<I>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < limits::EXCHANGES_SPARE_MAX {
+            spare.push(busy);
+        }
+    }
+}
+
+/// What serves a busy connection: a future that never ends, and serves one connection after the
+/// other. Making one for each request would cost an allocation, or a copy of all its memory.
+struct Busy<I: Io> {
+    seat: Rc<Cell<Seat<I>>>,
+    future: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// Where a connection is handed to the future, and back.
+#[derive(Default)]
+enum Seat<I: Io> {
+    #[default]
+    Vacant,
+    /// Bytes of a request are there.
+    Taken(Client<I>),
+    /// Idle again, or over.
+    Served(Option<Client<I>>),
+}
+
+impl<I: Io> Busy<I> {
+    fn new(gateway: Rc<Gateway<I>>) -> Self {
+        let seat = Rc::<Cell<Seat<I>>>::default();
+        let future = Box::pin(serve_all(gateway, seat.clone()));
+        Self { seat, future }
+    }
+
+    fn take(&self, client: Option<Client<I>>) {
+        self.seat.set(client.map_or(Seat::Vacant, Seat::Taken));
+    }
+
+    /// Ready once the connection is idle, or over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Client<I>>> {
+        let ended = self.future.as_mut().poll(cx).is_ready();
+        debug_assert!(!ended, "it waits for the next connection");
+        match self.seat.take() {
+            Seat::Served(client) => Poll::Ready(client),
+            Seat::Vacant | Seat::Taken(_) => Poll::Pending,
+        }
+    }
+}
+
+async fn serve_all<I: Io>(gateway: Rc<Gateway<I>>, seat: Rc<Cell<Seat<I>>>) {
+    let mut scratch = Scratch::default();
+    loop {
+        let client = poll_fn(|_| match seat.take() {
+            Seat::Taken(client) => Poll::Ready(client),
+            other => {
+                seat.set(other);
+                Poll::Pending
+            }
+        });
+        let idle = serve(&gateway, client.await, &mut scratch).await;
+        seat.set(Seat::Served(idle));
+    }
+}
+
+/// Serves requests until the connection is idle, or over.
+async fn serve<I: Io>(
+    gateway: &Gateway<I>,
+    mut client: Client<I>,
+    scratch: &mut Scratch,
+) -> Option<Client<I>> {
+    loop {
+        let after = exchange(gateway, &mut client, scratch).await;
+        scratch.request.clear();
+        scratch.response.clear();
+        match after {
+            After::Keep if client.stream.inbox.is_empty() => return Some(client),
+            After::Keep => {}
+            After::Close => return None,
+            After::Linger => {
+                linger(&mut client).await;
+                return None;
+            }
+            After::Abort => {
+                gateway.io.abort(&client.stream.socket);
+                return None;
+            }
+        }
+    }
+}
+
+/// Closes in a way that the client can still read the last response: a close with bytes unread is
+/// a reset, which may overtake it (RFC 9112 section 9.6).
+async fn linger<I: Io>(client: &mut Client<I>) {
+    client.stream.io.half_close(&client.stream.socket);
+    client
+        .deadline
+        .set(Some(Duration::from_millis(limits::LINGER_TIMEOUT_MS)));
+    let mut drained = client.stream.inbox.bytes().len();
+    while drained < limits::LINGER_BYTES_MAX {
+        client.stream.inbox = crate::relay::Inbox::Empty;
+        match client.stream.fill(ChunkSize::Large, &client.deadline).await {
+            Ok(Fill::Bytes) => drained += client.stream.inbox.bytes().len(),
+            Ok(Fill::End) | Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Client, Sessions};
+    use crate::io::{Epoll, Uring};
+    use crate::listener::Guest;
+
+    /// Most bytes of a session's future, which every idle connection has.
+    const SESSION_BYTES_MAX: usize = 512;
+
+    fn output_size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        for (engine, size) in [
+            ("io_uring", output_size(Sessions::<Uring>::open::<Guest>)),
+            ("epoll", output_size(Sessions::<Epoll>::open::<Guest>)),
+        ] {
+            assert!(size <= SESSION_BYTES_MAX, "{engine}: {size} bytes");
+        }
+        assert!(size_of::<Client<Uring>>() <= SESSION_BYTES_MAX / 2);
+    }
+}

@@ -1,0 +1,128 @@
+//! Accepting connections, within the limit of how many may be open.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam_utils::CachePadded;
+use tokio::sync::Notify;
+
+use crate::io::{Io, is_out_of_descriptors};
+use crate::stats::WorkerCounters;
+
+/// How many connections of clients may be open in the whole process, and how many are.
+pub struct ConnectionLimit {
+    open: CachePadded<AtomicUsize>,
+    max: usize,
+}
+
+impl ConnectionLimit {
+    /// A limit of `max` connections.
+    pub fn new(max: usize) -> Self {
+        Self {
+            open: CachePadded::default(),
+            max,
+        }
+    }
+
+    fn is_reached(&self) -> bool {
+        self.open.load(Ordering::Relaxed) >= self.max
+    }
+}
+
+/// The door of one worker: who is let in, and who has left.
+pub(crate) struct Door {
+    limit: Arc<ConnectionLimit>,
+    counters: Arc<WorkerCounters>,
+    closing: Cell<bool>,
+    /// A connection of this worker ended, the tick came, or the door closes.
+    changed: Notify,
+}
+
+/// A connection that was let in; it has left when this is dropped.
+pub(crate) struct Guest(Rc<Door>);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.limit.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.counters.active.lower();
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl Door {
+    pub(crate) fn new(limit: Arc<ConnectionLimit>, counters: Arc<WorkerCounters>) -> Rc<Self> {
+        Rc::new(Self {
+            limit,
+            counters,
+            closing: Cell::new(false),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Lets nobody in any more but who is in the queue already.
+    pub(crate) fn close(&self) {
+        self.closing.set(true);
+        self.changed.notify_waiters();
+    }
+
+    /// Once a tick: other workers' connections may have ended, descriptors may be free again.
+    pub(crate) fn tick(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Connections of this worker that are open.
+    pub(crate) fn guests(&self) -> u64 {
+        self.counters.active.read()
+    }
+
+    /// Waits until a connection ends, or the next tick.
+    pub(crate) async fn change(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Accepts connections and hands each to `serve`, until the door closes; then those that are
+    /// in the queue of the listener, so that closing it refuses nobody who was let in before.
+    pub(crate) async fn accept<I: Io>(
+        self: Rc<Self>,
+        io: I,
+        listener: I::Listener,
+        serve: impl Fn(I::Socket, SocketAddr, Guest),
+        shed: impl Fn() -> bool,
+    ) {
+        while !self.closing.get() {
+            // At the limit no accept is under way: the kernel's queue holds who comes.
+            if self.limit.is_reached() {
+                shed();
+                self.change().await;
+                continue;
+            }
+            match io.accept(&listener).await {
+                Ok((socket, peer)) => serve(socket, peer, self.let_in()),
+                // The door closes, or the client has left already.
+                Err(_) if self.closing.get() => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    if is_out_of_descriptors(&error) {
+                        shed();
+                    }
+                    // Whatever it is, asking again at once would not change it.
+                    self.change().await;
+                }
+            }
+        }
+        while let Ok(Some((socket, peer))) = io.accept_queued(&listener) {
+            serve(socket, peer, self.let_in());
+        }
+    }
+
+    fn let_in(self: &Rc<Self>) -> Guest {
+        self.limit.open.fetch_add(1, Ordering::Relaxed);
+        self.counters.active.raise();
+        self.counters.accepted.add(1);
+        Guest(self.clone())
+    }
+}

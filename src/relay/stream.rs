@@ -1,0 +1,93 @@
+//! One end of a connection as the path sees it: what has come, and the wait for what comes next.
+//! Downstream and upstream are the same thing here.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::inbox::Inbox;
+use crate::io::{Chunk, ChunkSize, Deadline, Expect, Expired, Io};
+
+/// A connected socket with the bytes it brought.
+pub(crate) struct Stream<I: Io> {
+    pub(crate) io: I,
+    pub(crate) socket: I::Socket,
+    /// What was received and not yet consumed.
+    pub(crate) inbox: Inbox,
+    /// The receive that is under way. It outlives whoever waits for it.
+    armed: Option<I::Recv>,
+}
+
+/// What a wait for bytes brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// More bytes in the inbox.
+    Bytes,
+    /// The peer has closed its side.
+    End,
+}
+
+/// Why a wait on a stream brought nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Its deadline passed.
+    Expired,
+    /// The connection was reset, or is unusable for another reason.
+    Lost,
+}
+
+impl From<Expired> for Stop {
+    fn from(Expired: Expired) -> Self {
+        Self::Expired
+    }
+}
+
+impl<I: Io> Stream<I> {
+    pub(crate) fn new(io: I, socket: I::Socket) -> Self {
+        Self {
+            io,
+            socket,
+            inbox: Inbox::default(),
+            armed: None,
+        }
+    }
+
+    /// Begins to receive, where that has not begun.
+    pub(crate) fn arm(&mut self, size: ChunkSize, expect: Expect) {
+        if self.armed.is_none() {
+            self.armed = Some(self.io.recv(&self.socket, size, expect));
+        }
+    }
+
+    /// Waits for more bytes, until the deadline.
+    pub(crate) async fn fill(
+        &mut self,
+        size: ChunkSize,
+        deadline: &Deadline,
+    ) -> Result<Fill, Stop> {
+        self.inbox.settle();
+        self.arm(size, Expect::Now);
+        let received = deadline.guard(poll_fn(|cx| self.poll_armed(cx))).await?;
+        match received {
+            Some(Ok(Some(chunk))) => {
+                self.inbox.push(chunk);
+                Ok(Fill::Bytes)
+            }
+            Some(Ok(None)) => Ok(Fill::End),
+            Some(Err(_)) | None => Err(Stop::Lost),
+        }
+    }
+
+    /// Polls the receive that is under way; ready with `None` where there is none.
+    pub(crate) fn poll_armed(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<Option<Chunk>>>> {
+        let Some(armed) = &mut self.armed else {
+            return Poll::Ready(None);
+        };
+        let received = std::task::ready!(Pin::new(armed).poll(cx));
+        self.armed = None;
+        Poll::Ready(Some(received))
+    }
+}

@@ -1,0 +1,59 @@
+//! Dialling a backend.
+
+use std::net::SocketAddr;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::Backends;
+use crate::balance::BackendId;
+use crate::io::{Deadline, Io, is_out_of_descriptors};
+use crate::limits;
+use crate::relay::{Stop, Stream};
+
+/// A connection to a backend, for one request at a time.
+pub(crate) struct Upstream<I: Io> {
+    pub(crate) stream: Stream<I>,
+    pub(crate) backend: BackendId,
+    /// It served a request before, so the backend may have closed it meanwhile.
+    pub(crate) reused: bool,
+    /// Names this connection among the idle ones of its backend.
+    pub(super) serial: u64,
+    /// Wakes the pool when something happens while the connection is idle.
+    pub(super) idle_waker: Waker,
+}
+
+impl<I: Io> Backends<I> {
+    /// Makes a new connection to `backend`.
+    pub(super) async fn dial(
+        &self,
+        backend: BackendId,
+        address: SocketAddr,
+        deadline: &Deadline,
+    ) -> Result<Upstream<I>, Stop> {
+        let counters = &self.counters.backends[backend.index()];
+        deadline.set(self.options.connect_timeout);
+        let socket = loop {
+            match deadline.guard(self.io.connect(address)).await? {
+                Ok(socket) => break socket,
+                // No descriptor left for us: an idle connection's is free a moment after.
+                Err(error) if is_out_of_descriptors(&error) && self.pool.shed() => {
+                    deadline.guard(self.io.sleep(SHED_PAUSE)).await?;
+                }
+                Err(_) => return Err(Stop::Lost),
+            }
+        };
+        counters.connects.add(1);
+        let (serial, idle_waker) = self.pool.name(backend);
+        let stream = Stream::new(self.io.clone(), socket);
+        Ok(Upstream {
+            stream,
+            backend,
+            reused: false,
+            serial,
+            idle_waker,
+        })
+    }
+}
+
+/// Time for a connection that was shed to be closed.
+const SHED_PAUSE: Duration = Duration::from_millis(limits::TICK_MS);

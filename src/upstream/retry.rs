@@ -1,0 +1,84 @@
+//! Which backend comes next when one could not be reached.
+
+use super::Backends;
+use super::connect::Upstream;
+use crate::balance::BackendId;
+use crate::http1::end::Cause;
+use crate::io::{Deadline, Io};
+use crate::limits;
+use crate::relay::Stop;
+
+/// The backends that a request has failed on, in order.
+#[derive(Clone, Copy)]
+pub(crate) struct Tried {
+    backends: [BackendId; TRIED_MAX],
+    count: usize,
+}
+
+/// The first backend and one for each retry.
+const TRIED_MAX: usize = limits::RETRIES_MAX as usize + 1;
+
+impl Default for Tried {
+    fn default() -> Self {
+        Self {
+            backends: [BackendId::default(); TRIED_MAX],
+            count: 0,
+        }
+    }
+}
+
+impl Tried {
+    pub(crate) fn as_slice(&self) -> &[BackendId] {
+        &self.backends[..self.count]
+    }
+
+    fn push(&mut self, backend: BackendId) {
+        self.backends[self.count] = backend;
+        self.count += 1;
+    }
+}
+
+/// Whether a request may go over a connection that served others before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    Allowed,
+    /// A pooled one has just turned out to be dead, and the others may be too.
+    Refused,
+}
+
+impl<I: Io> Backends<I> {
+    /// A connection for a request, to `backend` if that works, otherwise to another one.
+    pub(crate) async fn connection(
+        &self,
+        mut backend: BackendId,
+        reuse: Reuse,
+        tried: &mut Tried,
+        deadline: &Deadline,
+        now_ms: u64,
+    ) -> Result<Upstream<I>, Cause> {
+        loop {
+            let counters = &self.counters.backends[backend.index()];
+            if reuse == Reuse::Allowed
+                && let Some(upstream) = self.pool.checkout(backend).await
+            {
+                counters.reused.add(1);
+                return Ok(upstream);
+            }
+            let address = self.fleet.borrow_mut().load().backend(backend).address;
+            let stop = match self.dial(backend, address, deadline).await {
+                Ok(upstream) => return Ok(upstream),
+                Err(stop) => stop,
+            };
+            counters.connect_failures.add(1);
+            tried.push(backend);
+            let next = self.pick(tried, now_ms, |_, id| id);
+            backend = match (next, stop) {
+                (Some(next), _) if tried.count <= self.options.retries as usize => next,
+                (_, Stop::Expired) => return Err(Cause::ConnectTimeout),
+                (Some(_), Stop::Lost) => return Err(Cause::ConnectFailed),
+                (None, Stop::Lost) => return Err(Cause::NoBackend),
+            };
+            self.counters.retries.add(1);
+        }
+    }
+}
