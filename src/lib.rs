@@ -6,7 +6,9 @@
 #![deny(unsafe_code)]
 
 pub mod balance;
+pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod fleet;
 pub mod http1;
 #[allow(unsafe_code)]

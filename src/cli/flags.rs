@@ -1,0 +1,162 @@
+//! The flags of the balancer, and the [`Config`] that they mean.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tracing::warn;
+
+use super::values::{self, TimeLimit};
+use super::{Error, NO_BACKENDS, later, usage};
+use crate::balance::Algorithm;
+use crate::config::{BackendList, Config, Cores, Timeouts, parse_duration};
+use crate::io::{BufferOptions, EngineChoice};
+use crate::limits;
+
+/// What the user typed after `fastlb`, each value understood on its own.
+#[derive(Debug, clap::Args)]
+pub(super) struct Flags {
+    /// HOST[:PORT], [V6]:PORT or http://HOST:PORT, separated by commas; @N behind is a weight.
+    #[arg(short, long, value_name = "LIST", env = "FASTLB_BACKENDS")]
+    backends: Vec<String>,
+    /// Port to listen on, on all IPv4 addresses; 0 takes a free one [default: 3030].
+    #[arg(short, long, value_name = "PORT", env = "FASTLB_PORT")]
+    port: Option<u16>,
+    /// Address to listen on, instead of --port; may be repeated.
+    #[arg(
+        short,
+        long,
+        value_name = "ADDR",
+        env = "FASTLB_LISTEN",
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = values::listen_address)]
+    pub(super) listen: Vec<SocketAddr>,
+    /// Worker threads [default: one per core that the process may use].
+    #[arg(long, value_name = "N", env = "FASTLB_CORES")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=limits::WORKERS_MAX as i64))]
+    cores: Option<u16>,
+    /// How a backend is picked.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "FASTLB_BALANCE",
+        default_value = "round-robin"
+    )]
+    #[arg(value_parser = values::algorithm)]
+    balance: Algorithm,
+    /// What moves the bytes: auto, io-uring or epoll.
+    #[arg(long, value_name = "ENGINE", env = "FASTLB_IO", default_value = "auto")]
+    #[arg(value_parser = values::engine)]
+    io: EngineChoice,
+    /// To connect to a backend.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "FASTLB_CONNECT_TIMEOUT",
+        default_value = "3s"
+    )]
+    connect_timeout: TimeLimit,
+    /// For a whole request head.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "FASTLB_HEADER_TIMEOUT",
+        default_value = "10s"
+    )]
+    header_timeout: TimeLimit,
+    /// Between two requests of a client.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "FASTLB_IDLE_TIMEOUT",
+        default_value = "60s"
+    )]
+    idle_timeout: TimeLimit,
+    /// To the first byte of a response.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "FASTLB_RESPONSE_TIMEOUT",
+        default_value = "30s"
+    )]
+    response_timeout: TimeLimit,
+    /// For what still runs when the program is told to end.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "FASTLB_DRAIN_TIMEOUT",
+        default_value = "30s"
+    )]
+    #[arg(value_parser = parse_duration)]
+    drain_timeout: Duration,
+    /// Other backends that are tried after a connection failed.
+    #[arg(long, value_name = "N", env = "FASTLB_RETRIES", default_value_t = limits::RETRIES)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(limits::RETRIES_MAX)))]
+    retries: u32,
+    /// Peers whose X-Forwarded-* fields are believed; may be repeated.
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "FASTLB_TRUSTED",
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = values::network)]
+    trusted: Vec<IpNet>,
+    #[command(flatten)]
+    _later: later::Flags,
+}
+
+impl Flags {
+    /// What the flags mean together, on this machine.
+    pub(super) fn into_config(self) -> Result<Config, Error> {
+        if self.backends.is_empty() {
+            return Err(usage(NO_BACKENDS));
+        }
+        let backends: BackendList = self.backends.join(",").parse().map_err(usage)?;
+        Ok(Config {
+            backends: backends.resolve()?,
+            cores: cores(self.cores)?,
+            listen: self.listen_addresses(),
+            balance: self.balance,
+            io: self.io,
+            timeouts: self.timeouts(),
+            retries: self.retries,
+            trusted: self.trusted,
+            buffers: BufferOptions::default(),
+        })
+    }
+
+    fn listen_addresses(&self) -> Vec<SocketAddr> {
+        if self.listen.is_empty() {
+            let port = self.port.unwrap_or(limits::PORT);
+            vec![(Ipv4Addr::UNSPECIFIED, port).into()]
+        } else {
+            self.listen.clone()
+        }
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            connect: self.connect_timeout.into(),
+            header: self.header_timeout.into(),
+            idle: self.idle_timeout.into(),
+            response: self.response_timeout.into(),
+            drain: self.drain_timeout,
+            ..Timeouts::default()
+        }
+    }
+}
+
+fn cores(workers: Option<u16>) -> Result<Cores, Error> {
+    let cores = Cores::of_this_process(workers.map(usize::from))?;
+    if cores.are_shared() {
+        warn!(
+            "{} workers share {} cores; --cores {} would give each its own",
+            cores.workers,
+            cores.processors.len(),
+            cores.processors.len(),
+        );
+    }
+    Ok(cores)
+}

@@ -1,0 +1,322 @@
+//! The command line: from what the user typed to what the program is to do.
+//!
+//! [`Cli`] holds the words; [`Cli::into_order`] gives them their meaning. Nothing runs here.
+
+mod flags;
+mod later;
+mod values;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::{Config, ProcessorsError, ResolveError};
+use crate::demo;
+use flags::Flags;
+use values::LogLevel;
+
+/// Wrong usage or configuration; the same as clap's own.
+const EXIT_USAGE: u8 = 2;
+
+const EXAMPLES: &str = "\
+Examples:
+  fastlb -b 10.0.0.1:8080,10.0.0.2:8080    balance two backends on port 3030
+  fastlb -b web-1@3,web-2 -p 80 --cores 4  the first gets three of four requests
+  fastlb demo                              see it work, without any backend
+
+Each flag may come from the environment too: --idle-timeout from FASTLB_IDLE_TIMEOUT.
+Times are written as 500ms, 3s, 10m or 1h; `off` is no limit.";
+
+const NO_BACKENDS: &str = "\
+no backends are named
+
+  fastlb --backends 10.0.0.1:8080,10.0.0.2:8080    balances these two
+  fastlb demo                                      starts some to look at";
+
+/// A load balancer for HTTP/1.x: io_uring, one thread per core.
+#[derive(Debug, Parser)]
+#[command(name = "fastlb", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    /// What is worth a line on standard error [default: info, for the demo warn].
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        value_enum,
+        env = "FASTLB_LOG_LEVEL"
+    )]
+    #[arg(hide_possible_values = true, display_order = 100)]
+    log_level: Option<LogLevel>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Embedded workers behind the balancer, and a live table: the first thing to run.
+    Demo(demo::Options),
+    /// One demo backend, slow and unreliable to order.
+    Worker(demo::worker::Options),
+    #[command(hide = true, disable_help_flag = true)]
+    Check(later::Anything),
+}
+
+/// What the program is to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Run the balancer.
+    Balance(Box<Config>),
+    /// Run the demo.
+    Demo(demo::Options),
+    /// Run a demo backend.
+    Worker(demo::worker::Options),
+}
+
+/// The words cannot be turned into an order.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// They are wrong, or ask for the help or the version, which ends the program too.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// They are right, but name backends that cannot be used.
+    #[error(transparent)]
+    Backends(#[from] ResolveError),
+    /// The machine does not say which processors may be used.
+    #[error(transparent)]
+    Processors(#[from] ProcessorsError),
+}
+
+impl Error {
+    /// Tells the user, and returns the exit code of the program.
+    pub fn report(&self) -> ExitCode {
+        match self {
+            Self::Usage(error) => {
+                // Where standard error is closed there is nobody to tell.
+                let _ = error.print();
+                if error.use_stderr() {
+                    ExitCode::from(EXIT_USAGE)
+                } else {
+                    ExitCode::SUCCESS
+                }
+            }
+            Self::Backends(ResolveError::Duplicate { .. } | ResolveError::TooMany(_)) => {
+                eprintln!("fastlb: error: {self}");
+                ExitCode::from(EXIT_USAGE)
+            }
+            // A resolver may answer the next time: not the fault of the configuration.
+            Self::Backends(ResolveError::Name { .. }) | Self::Processors(_) => {
+                eprintln!("fastlb: error: {self}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl Cli {
+    /// Reads the words of the command line, the program's name first, and the environment.
+    ///
+    /// # Errors
+    ///
+    /// Where they are wrong, or ask for the help or the version.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
+        let mut command = Self::command().mut_args(|arg| arg.hide_env(true));
+        let matches = command.try_get_matches_from_mut(words)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if port_wins(&matches)? {
+            cli.flags.listen.clear();
+        }
+        Ok(cli)
+    }
+
+    /// What the log should hold.
+    pub fn log_level(&self) -> LevelFilter {
+        let quiet = matches!(self.command, Some(Command::Demo(_)));
+        let default = if quiet {
+            LogLevel::Warn
+        } else {
+            LogLevel::Info
+        };
+        self.log_level.unwrap_or(default).into()
+    }
+
+    /// What the words mean on this machine. Resolves the names of backends and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// Where the backends are missing, wrong or unknown to the resolver.
+    pub fn into_order(self) -> Result<Order, Error> {
+        match self.command {
+            None => Ok(Order::Balance(Box::new(self.flags.into_config()?))),
+            Some(Command::Demo(options)) => Ok(Order::Demo(options)),
+            Some(Command::Worker(options)) => Ok(Order::Worker(options)),
+            Some(Command::Check(_)) => {
+                Err(usage(format!("`fastlb check` {}", later::DOES_NOT_EXIST)))
+            }
+        }
+    }
+}
+
+/// Whether `--port` counts although there is a `--listen`: the one of the command line wins over
+/// the one of the environment, and both at once on the command line contradict each other.
+fn port_wins(matches: &ArgMatches) -> Result<bool, Error> {
+    let typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+    match (typed("port"), typed("listen")) {
+        (true, true) => Err(usage(
+            "--port and --listen exclude each other; --listen names both",
+        )),
+        (port, _) => Ok(port),
+    }
+}
+
+fn usage(message: impl std::fmt::Display) -> Error {
+    Cli::command()
+        .error(ErrorKind::ValueValidation, message)
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{BackendConfig, Timeouts};
+    use crate::limits;
+
+    fn order(line: &str) -> Result<Order, Error> {
+        let words = std::iter::once("fastlb")
+            .chain(line.split_whitespace())
+            .map(OsString::from);
+        Cli::read(words)?.into_order()
+    }
+
+    fn config(line: &str) -> Config {
+        match order(line) {
+            Ok(Order::Balance(config)) => *config,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn error(line: &str) -> String {
+        order(line).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_limits() {
+        let config = config("-b 127.0.0.1");
+        assert_eq!(config.timeouts, Timeouts::default());
+        assert_eq!(config.retries, limits::RETRIES);
+        assert_eq!(config.listen, [([0, 0, 0, 0], limits::PORT).into()]);
+        assert_eq!(config.cores.workers, config.cores.processors.len());
+    }
+
+    #[test]
+    fn backends_add_up_over_flags() {
+        let backends = config("-b 127.0.0.1:1,127.0.0.1:2 --backends 127.0.0.1:3@4").backends;
+        let ports: Vec<u16> = backends
+            .iter()
+            .map(|b: &BackendConfig| b.address.port())
+            .collect();
+        assert_eq!(ports, [1, 2, 3]);
+        assert_eq!(backends[2].weight.share(), 4);
+        assert!(error("-b 127.0.0.1:1 -b 127.0.0.1:x").contains("backend 2 (`127.0.0.1:x`)"));
+    }
+
+    #[test]
+    fn listening_is_by_port_or_by_address() {
+        assert_eq!(
+            config("-b 127.0.0.1 -p 80").listen,
+            [([0, 0, 0, 0], 80).into()]
+        );
+        let listen = config("-b 127.0.0.1 -l 127.0.0.1:0 -l [::1]:81").listen;
+        assert_eq!(
+            listen,
+            ["127.0.0.1:0".parse().unwrap(), "[::1]:81".parse().unwrap()]
+        );
+        assert!(error("-b 127.0.0.1 -l 127.0.0.1:0 -p 80").contains("exclude each other"));
+        assert!(error("-b 127.0.0.1 -l localhost").contains("IP:PORT"));
+    }
+
+    #[test]
+    fn times_may_be_off_except_the_drain() {
+        assert_eq!(
+            config("-b 127.0.0.1 --idle-timeout off").timeouts.idle,
+            None
+        );
+        assert!(error("-b 127.0.0.1 --drain-timeout off").contains("cannot be off"));
+        assert!(error("-b 127.0.0.1 --connect-timeout 3").contains("a whole number and a unit"));
+    }
+
+    #[test]
+    fn trusted_peers_are_networks_or_addresses() {
+        let trusted = config("-b 127.0.0.1 --trusted 10.0.0.0/8,::1 --trusted 192.0.2.7").trusted;
+        let written: Vec<String> = trusted.iter().map(ToString::to_string).collect();
+        assert_eq!(written, ["10.0.0.0/8", "::1/128", "192.0.2.7/32"]);
+        assert!(error("-b 127.0.0.1 --trusted all").contains("CIDR"));
+    }
+
+    #[test]
+    fn workers_may_outnumber_processors() {
+        assert_eq!(config("-b 127.0.0.1 --cores 1000").cores.workers, 1000);
+        assert!(error("-b 127.0.0.1 --cores 0").contains("1..=1024"));
+    }
+
+    #[test]
+    fn what_does_not_exist_yet_says_so() {
+        let table = [
+            ("--config lb.yaml", "--config does not exist yet"),
+            ("--health", "--health does not exist yet"),
+            (
+                "-b 127.0.0.1 --access-log=-",
+                "--access-log does not exist yet",
+            ),
+            (
+                "check --config lb.yaml",
+                "`fastlb check` does not exist yet",
+            ),
+            ("-b 127.0.0.1 --mode tcp", "--mode tcp does not exist yet"),
+            (
+                "-b 127.0.0.1 --admin 127.0.0.1:9494",
+                "--admin 127.0.0.1:9494 does not exist yet",
+            ),
+            (
+                "-b 127.0.0.1 --balance maglev",
+                "--balance maglev does not exist yet",
+            ),
+            ("-b unix:/run/a", "do not exist yet"),
+        ];
+        for (line, part) in table {
+            let error = error(line);
+            assert!(error.contains(part), "{line}: {error}");
+        }
+        assert!(error("-b 127.0.0.1 --balance best").contains("round-robin"));
+        config("-b 127.0.0.1 --mode http --admin off --balance round-robin --io epoll");
+    }
+
+    #[test]
+    fn without_backends_the_demo_is_named() {
+        assert!(error("").contains("fastlb demo"));
+    }
+
+    #[test]
+    fn subcommands_and_their_log() {
+        assert!(matches!(order("demo"), Ok(Order::Demo(_))));
+        assert!(matches!(order("worker"), Ok(Order::Worker(_))));
+        let level = |line: &str| {
+            Cli::read(line.split(' ').map(OsString::from))
+                .unwrap()
+                .log_level()
+        };
+        assert_eq!(level("fastlb demo"), LevelFilter::WARN);
+        assert_eq!(level("fastlb demo --log-level debug"), LevelFilter::DEBUG);
+        assert_eq!(level("fastlb worker"), LevelFilter::INFO);
+    }
+}

@@ -1,0 +1,102 @@
+//! How single values of the command line are read.
+
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use ipnet::IpNet;
+use tracing::level_filters::LevelFilter;
+
+use super::later::DOES_NOT_EXIST;
+use crate::balance::Algorithm;
+use crate::config::{DurationError, parse_limit};
+use crate::io::EngineChoice;
+
+/// Algorithms that will come.
+const LATER: [&str; 6] = [
+    "least-connections",
+    "two-choices",
+    "random",
+    "maglev",
+    "least-latency",
+    "drf",
+];
+
+/// A time limit; none where the user wrote `off`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TimeLimit(Option<Duration>);
+
+impl FromStr for TimeLimit {
+    type Err = DurationError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_limit(text).map(Self)
+    }
+}
+
+impl From<TimeLimit> for Option<Duration> {
+    fn from(TimeLimit(limit): TimeLimit) -> Self {
+        limit
+    }
+}
+
+/// What is worth a line in the log, from nothing to everything.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => Self::OFF,
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// Reads the name of an algorithm.
+pub(super) fn algorithm(name: &str) -> Result<Algorithm, String> {
+    match name {
+        "round-robin" => Ok(Algorithm::RoundRobin),
+        _ if LATER.contains(&name) => Err(format!(
+            "--balance {name} {DOES_NOT_EXIST}; there is round-robin"
+        )),
+        _ => Err("there is round-robin".to_owned()),
+    }
+}
+
+/// Reads the name of an engine.
+pub(super) fn engine(name: &str) -> Result<EngineChoice, String> {
+    match name {
+        "auto" => Ok(EngineChoice::Auto),
+        "io-uring" => Ok(EngineChoice::IoUring),
+        "epoll" => Ok(EngineChoice::Epoll),
+        _ => Err("there are auto, io-uring and epoll".to_owned()),
+    }
+}
+
+/// Reads an address to listen on.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let form = "an address to listen on is IP:PORT, as in 127.0.0.1:8080 or [::]:8080";
+    text.parse().map_err(|_| form.to_owned())
+}
+
+/// Reads a network, or an address as the network of it alone.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    let form = "a network is an address or CIDR, as in 10.0.0.0/8 or ::1";
+    text.parse()
+        .or_else(|_| address())
+        .map_err(|_| form.to_owned())
+}
