@@ -1,0 +1,179 @@
+//! How fastlb leaves: nobody who is served is cut before his time, and nobody new comes in.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::support::{Client, Engine, Origin, Proxy, eventually, get, now, ok};
+
+on_both_engines! {
+    idle_clients_are_closed_and_it_ends,
+    busy_clients_are_served_to_the_end,
+    what_is_pipelined_behind_is_not_lost_silently,
+    who_waits_in_the_queue_is_served,
+    the_drain_timeout_cuts_the_rest,
+    a_second_signal_ends_at_once,
+}
+
+fn idle_clients_are_closed_and_it_ends(engine: Engine) {
+    for signal in ["TERM", "INT"] {
+        let origin = Origin::named("a");
+        let proxy = Proxy::start(engine, &["--cores", "2", "--backends", &origin.backend()]);
+        let mut used = Client::connect(proxy.address);
+        used.get("/").expect_status(200);
+        let mut unused = Client::connect(proxy.address);
+        let asked = now();
+        proxy.signal(signal);
+        used.expect_close();
+        unused.expect_close();
+        let exit = proxy.wait_exit();
+        exit.expect_clean();
+        assert_eq!(exit.cut, 0, "{exit:?}");
+        assert!(
+            asked.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            asked.elapsed()
+        );
+        // It leaves its pooled connections properly as well.
+        eventually("the backend to be left", || origin.open() == 0);
+    }
+}
+
+fn busy_clients_are_served_to_the_end(engine: Engine) {
+    let origin = gated_origin();
+    let proxy = Proxy::before(engine, &origin);
+    let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(proxy.address)).collect();
+    clients.iter().for_each(|client| client.send(get("/busy")));
+    eventually("the requests to reach the backend", || {
+        origin.requests().len() == 5
+    });
+    proxy.signal("TERM");
+    let address = proxy.address;
+    eventually("new clients to be refused", || {
+        TcpStream::connect(address).is_err()
+    });
+    origin.open_gate();
+    for client in &mut clients {
+        let response = client.response().expect_status(200);
+        assert_eq!(response.text(), "/busy");
+        assert!(
+            response.head.connection_says("close"),
+            "it is the last one here"
+        );
+        client.expect_close();
+    }
+    let exit = proxy.wait_exit();
+    exit.expect_clean();
+    assert_eq!(exit.cut, 0, "{exit:?}");
+}
+
+/// A client that was told `Connection: close` knows that the requests behind it were not served.
+fn what_is_pipelined_behind_is_not_lost_silently(engine: Engine) {
+    let origin = gated_origin();
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.send([get("/1"), get("/2"), get("/3")].concat());
+    eventually("the first request to reach the backend", || {
+        origin.requests().len() == 1
+    });
+    proxy.signal("TERM");
+    let address = proxy.address;
+    eventually("new clients to be refused", || {
+        TcpStream::connect(address).is_err()
+    });
+    origin.open_gate();
+    let mut closing = false;
+    for expected in ["/1", "/2", "/3"] {
+        let response = client.response().expect_status(200);
+        assert_eq!(response.text(), expected);
+        closing = response.head.connection_says("close");
+        if closing {
+            break;
+        }
+    }
+    assert!(closing, "the last answer does not say that it is the last");
+    assert!(client.wire().drain_until_closed());
+    proxy.wait_exit().expect_clean();
+}
+
+/// The kernel has accepted these connections already, so nobody else will ever serve them.
+fn who_waits_in_the_queue_is_served(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before(engine, &origin);
+    let mut clients: Vec<Client> = (0..50)
+        .map(|_| {
+            let client = Client::connect(proxy.address);
+            client.send(get("/queued"));
+            client
+        })
+        .collect();
+    proxy.signal("TERM");
+    for client in &mut clients {
+        assert_eq!(client.response().expect_status(200).text(), "/queued");
+        client.expect_close();
+    }
+    let exit = proxy.wait_exit();
+    exit.expect_clean();
+    assert_eq!(exit.cut, 0, "{exit:?}");
+}
+
+fn the_drain_timeout_cuts_the_rest(engine: Engine) {
+    let origin = gated_origin();
+    let proxy = Proxy::before_with(engine, &origin, &["--drain-timeout", "500ms"]);
+    let mut stuck: Vec<Client> = (0..3).map(|_| Client::connect(proxy.address)).collect();
+    stuck.iter().for_each(|client| client.send(get("/stuck")));
+    eventually("the requests to reach the backend", || {
+        origin.requests().len() == 3
+    });
+    let asked = now();
+    let exit = proxy.drain();
+    let took = asked.elapsed();
+    assert!(
+        took >= Duration::from_millis(490) && took < Duration::from_secs(5),
+        "{took:?}"
+    );
+    exit.expect_clean();
+    assert_eq!(exit.cut, 3, "{exit:?}");
+    for client in &mut stuck {
+        assert!(
+            client.wire().response("GET").is_err(),
+            "nothing was answered"
+        );
+    }
+    origin.open_gate();
+}
+
+fn a_second_signal_ends_at_once(engine: Engine) {
+    for second in ["TERM", "INT"] {
+        let origin = gated_origin();
+        let proxy = Proxy::before_with(engine, &origin, &["--drain-timeout", "10m"]);
+        let client = Client::connect(proxy.address);
+        client.send(get("/stuck"));
+        eventually("the request to reach the backend", || {
+            origin.requests().len() == 1
+        });
+        proxy.signal("TERM");
+        let address = proxy.address;
+        eventually("new clients to be refused", || {
+            TcpStream::connect(address).is_err()
+        });
+        let asked = now();
+        proxy.signal(second);
+        assert_eq!(proxy.wait_code(), 0);
+        assert!(
+            asked.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            asked.elapsed()
+        );
+        origin.open_gate();
+    }
+}
+
+/// An origin that answers nothing until its gate opens.
+fn gated_origin() -> Origin {
+    Origin::start(|conversation| {
+        while let Some(request) = conversation.request() {
+            conversation.pass_gate();
+            conversation.send(ok(request.head.target().as_bytes()));
+        }
+    })
+}

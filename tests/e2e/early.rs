@@ -1,0 +1,175 @@
+//! Responses that do not wait for the whole request: interim ones, early final ones.
+
+use std::io::Write;
+use std::thread;
+
+use crate::support::{Client, Engine, Origin, Pattern, Proxy, answer, ok};
+
+on_both_engines! {
+    continue_comes_from_the_backend,
+    a_refused_expectation_needs_no_body,
+    interim_responses_come_in_order,
+    http10_clients_get_no_interim_responses,
+    an_early_final_response_ends_an_upload,
+    a_response_may_begin_before_the_request_ends,
+}
+
+fn continue_comes_from_the_backend(engine: Engine) {
+    let origin = Origin::start(|conversation| {
+        while let Some(head) = conversation.head() {
+            assert_eq!(head.field("expect"), Some("100-continue"));
+            conversation.send("HTTP/1.1 100 Continue\r\n\r\n");
+            let mut body = Vec::new();
+            if conversation
+                .body(&head, |piece| body.extend_from_slice(piece))
+                .is_err()
+            {
+                return;
+            }
+            conversation.send(ok(&body));
+        }
+    });
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    for _ in 0..2 {
+        client.send(
+            "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
+        );
+        client.response().expect_status(100);
+        client.send("body");
+        assert_eq!(client.response().expect_status(200).text(), "body");
+    }
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// The client may keep its body now, so either side has to give up a connection that would be out
+/// of step; the answer arrives in any case.
+fn a_refused_expectation_needs_no_body(engine: Engine) {
+    let origin = Origin::start(|conversation| {
+        if conversation.head().is_some() {
+            conversation.send(answer(
+                "417 Expectation Failed",
+                &["Connection: close"],
+                b"no",
+            ));
+            conversation.wait_until_closed();
+        }
+    });
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    let response = client.response().expect_status(417);
+    assert_eq!(response.text(), "no");
+    assert!(
+        response.head.connection_says("close"),
+        "the body may still come"
+    );
+    client.expect_close();
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn interim_responses_come_in_order(engine: Engine) {
+    let origin = Origin::answering(|_| {
+        [
+            b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n",
+            &b"HTTP/1.1 102 Processing\r\n\r\n"[..],
+            b"HTTP/1.1 103 Early Hints\r\nLink: </more.css>; rel=preload\r\n\r\n",
+            &ok(b"final"),
+        ]
+        .concat()
+    });
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let first = client.response().expect_status(103);
+        assert_eq!(first.field("link"), Some("</style.css>; rel=preload"));
+        client.response().expect_status(102);
+        let third = client.response().expect_status(103);
+        assert_eq!(third.field("link"), Some("</more.css>; rel=preload"));
+        assert_eq!(client.response().expect_status(200).text(), "final");
+    }
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// RFC 9110 section 15.2: an HTTP/1.0 client knows no 1xx.
+fn http10_clients_get_no_interim_responses(engine: Engine) {
+    let origin =
+        Origin::answering(|_| [&b"HTTP/1.1 103 Early Hints\r\n\r\n"[..], &ok(b"final")].concat());
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(client.response().expect_status(200).text(), "final");
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// The backend reads nothing of the body, so the upload stands still with all buffers full when the
+/// answer comes. The client, which only writes, has to get it all the same.
+fn an_early_final_response_ends_an_upload(engine: Engine) {
+    const LENGTH: u64 = 64 * 1024 * 1024;
+    let origin = Origin::start(|conversation| {
+        if conversation.head().is_some() {
+            conversation.send(answer(
+                "413 Content Too Large",
+                &["Connection: close"],
+                b"no",
+            ));
+            conversation.pass_gate();
+        }
+    });
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.send(format!(
+        "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"
+    ));
+    let mut writer = client.wire().writer();
+    let upload = thread::spawn(move || {
+        // That the proxy closes in the middle is what should happen.
+        Pattern::new()
+            .pieces(LENGTH)
+            .all(|piece| writer.write_all(piece).is_ok())
+    });
+    let response = client.response().expect_status(413);
+    assert_eq!(response.text(), "no");
+    origin.open_gate();
+    client.wire().drain_until_closed();
+    upload
+        .join()
+        .expect("the writer ends once the proxy has closed");
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn a_response_may_begin_before_the_request_ends(engine: Engine) {
+    let origin = Origin::start(|conversation| {
+        while let Some(head) = conversation.head() {
+            conversation.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
+            if conversation.body(&head, |_| ()).is_err() {
+                return;
+            }
+            conversation.send("-last");
+        }
+    });
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    for _ in 0..2 {
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf");
+        // Only once the head is here does the client send the rest.
+        let head = client.wire().head().expect("the response begins");
+        client.send("half");
+        let framing = head.response_framing("POST").expect("its framing is sound");
+        let mut body = Vec::new();
+        client
+            .wire()
+            .body(framing, |piece| body.extend_from_slice(piece))
+            .expect("it is whole");
+        assert_eq!(body, b"first-last");
+    }
+    assert_eq!(origin.accepted(), 1, "both sides were in step");
+    drop((client, origin));
+    proxy.finish();
+}

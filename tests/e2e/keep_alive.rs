@@ -1,0 +1,224 @@
+//! Many requests on one connection: pipelines, HTTP/1.0, closes asked for, half-closed clients.
+
+use std::time::Duration;
+
+use crate::support::{Client, Engine, Origin, Proxy, answer, eventually, get, ok, pause};
+
+on_both_engines! {
+    pipelined_requests_are_answered_in_order,
+    a_pipeline_goes_on_after_a_body,
+    requests_may_be_cut_anywhere,
+    one_empty_line_before_a_request_is_skipped,
+    upstream_connections_are_reused,
+    http10_closes,
+    http10_stays_open_where_asked,
+    a_client_may_ask_to_close,
+    a_backend_that_closes_does_not_close_the_client,
+    a_half_closed_client_gets_its_answer,
+    a_half_closed_client_gets_all_its_answers,
+}
+
+fn pipelined_requests_are_answered_in_order(engine: Engine) {
+    // The first backend is the slower one, so answers that are not kept in order come out wrong.
+    let slow = Origin::answering(|request| {
+        pause(Duration::from_millis(10));
+        ok(request.head.target().as_bytes())
+    });
+    let fast = Origin::named("fast");
+    let backends = format!("{},{}", slow.backend(), fast.backend());
+    let proxy = Proxy::start(engine, &["--backends", &backends]);
+    let mut client = Client::connect(proxy.address);
+    let targets: Vec<String> = (0..20).map(|number| format!("/{number}")).collect();
+    client.send(targets.iter().map(|target| get(target)).collect::<String>());
+    for target in &targets {
+        assert_eq!(client.response().expect_status(200).text(), *target);
+    }
+    drop((client, slow, fast));
+    proxy.finish();
+}
+
+fn a_pipeline_goes_on_after_a_body(engine: Engine) {
+    let origin = Origin::answering(|request| {
+        ok(&[request.head.target().as_bytes(), b" ", &request.body].concat())
+    });
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.send(concat!(
+        "POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nfirst",
+        "GET /between HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "6\r\nsecond\r\n0\r\n\r\n",
+        "POST /none HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+        "GET /last HTTP/1.1\r\nHost: a\r\n\r\n",
+    ));
+    for expected in [
+        "/length first",
+        "/between ",
+        "/chunked second",
+        "/none ",
+        "/last ",
+    ] {
+        assert_eq!(client.response().expect_status(200).text(), expected);
+    }
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn requests_may_be_cut_anywhere(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    let request = "POST /cut HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+    for at in (1..request.len()).step_by(3) {
+        client.send(&request[..at]);
+        pause(Duration::from_millis(2));
+        client.send(&request[at..]);
+        assert_eq!(client.response().expect_status(200).text(), "/cut");
+    }
+    assert!(
+        origin
+            .requests()
+            .iter()
+            .all(|request| request.body == b"body")
+    );
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// RFC 9112 section 2.2: old clients send a CRLF after the body of a POST.
+fn one_empty_line_before_a_request_is_skipped(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    for _ in 0..3 {
+        client.send("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody\r\n");
+        assert_eq!(client.response().expect_status(200).text(), "/1");
+    }
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn upstream_connections_are_reused(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before(engine, &origin);
+    for _ in 0..5 {
+        let mut client = Client::connect(proxy.address);
+        for _ in 0..5 {
+            client.get("/").expect_status(200);
+        }
+    }
+    assert_eq!(
+        origin.accepted(),
+        1,
+        "connections for 25 requests one after the other"
+    );
+    drop(origin);
+    proxy.finish();
+}
+
+fn http10_closes(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.send("GET /old HTTP/1.0\r\n\r\n");
+    let response = client.response().expect_status(200);
+    assert_eq!(response.text(), "/old");
+    assert!(!response.head.connection_says("keep-alive"));
+    client.expect_close();
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn http10_stays_open_where_asked(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    for _ in 0..3 {
+        client.send("GET /old HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n");
+        let response = client.response().expect_status(200);
+        assert!(
+            response.head.connection_says("keep-alive"),
+            "a 1.0 client has to be told"
+        );
+    }
+    client.send("GET /last HTTP/1.0\r\n\r\n");
+    assert_eq!(client.response().text(), "/last");
+    client.expect_close();
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn a_client_may_ask_to_close(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.get("/").expect_status(200);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let response = client.response().expect_status(200);
+    assert!(response.head.connection_says("close"));
+    client.expect_close();
+    let upstream = origin.requests().remove(1);
+    assert!(
+        !upstream.head.connection_says("close"),
+        "what the client asks is not for the backend"
+    );
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn a_backend_that_closes_does_not_close_the_client(engine: Engine) {
+    let origin = Origin::start(|conversation| {
+        if conversation.request().is_some() {
+            let fields = ["Connection: close"];
+            conversation.send(answer("200 OK", &fields, b"closing"));
+        }
+    });
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    for _ in 0..5 {
+        let response = client.get("/").expect_status(200);
+        assert!(
+            !response.head.connection_says("close"),
+            "that was between backend and proxy"
+        );
+    }
+    assert_eq!(origin.accepted(), 5);
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn a_half_closed_client_gets_its_answer(engine: Engine) {
+    let origin = Origin::start(|conversation| {
+        while let Some(request) = conversation.request() {
+            conversation.pass_gate();
+            conversation.send(ok(&request.body));
+        }
+    });
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+    client.half_close();
+    // The end of the client's side has arrived long before the backend begins to answer.
+    eventually("the request to reach the backend", || {
+        !origin.requests().is_empty()
+    });
+    origin.open_gate();
+    assert_eq!(client.response().expect_status(200).text(), "body");
+    client.expect_close();
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn a_half_closed_client_gets_all_its_answers(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.send(["/1", "/2", "/3"].map(get).concat());
+    client.half_close();
+    for target in ["/1", "/2", "/3"] {
+        assert_eq!(client.response().expect_status(200).text(), target);
+    }
+    client.expect_close();
+    drop((client, origin));
+    proxy.finish();
+}

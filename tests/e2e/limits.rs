@@ -1,0 +1,62 @@
+//! More clients than descriptors: they wait in the kernel's queue, and nothing spins or dies.
+
+use std::time::Duration;
+
+use crate::support::{Client, Engine, Origin, Proxy, eventually, get, now};
+
+on_both_engines! {
+    who_finds_no_room_waits_for_it,
+    a_full_house_costs_no_time,
+}
+
+/// What is left of this beside the reserve is room for 20 connections.
+const DESCRIPTORS: usize = 200;
+const ROOM: usize = 20;
+
+fn who_finds_no_room_waits_for_it(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::start_within(engine, DESCRIPTORS, &["--backends", &origin.backend()]);
+    assert!(
+        proxy
+            .log()
+            .iter()
+            .any(|line| line.contains("at most 20 connections")),
+        "{:#?}",
+        proxy.log()
+    );
+    let mut clients: Vec<Client> = (0..ROOM * 3)
+        .map(|_| Client::connect(proxy.address))
+        .collect();
+    clients.iter().for_each(|client| client.send(get("/")));
+    // Each that leaves makes room for the next.
+    for mut client in clients.drain(..) {
+        client.response().expect_status(200);
+    }
+    drop(origin);
+    proxy.finish();
+}
+
+fn a_full_house_costs_no_time(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::start_within(engine, DESCRIPTORS, &["--backends", &origin.backend()]);
+    let mut inside: Vec<Client> = (0..ROOM).map(|_| Client::connect(proxy.address)).collect();
+    inside
+        .iter_mut()
+        .for_each(|client| drop(client.get("/").expect_status(200)));
+    let outside: Vec<Client> = (0..ROOM).map(|_| Client::connect(proxy.address)).collect();
+    let (before, began) = (proxy.cpu_ticks(), now());
+    eventually("a second to pass", || {
+        began.elapsed() > Duration::from_secs(1)
+    });
+    let used = proxy.cpu_ticks() - before;
+    assert!(
+        used <= 10,
+        "{used} of 100 ticks of a second were used for nothing"
+    );
+    // Who is inside is served as ever.
+    inside
+        .iter_mut()
+        .for_each(|client| drop(client.get("/").expect_status(200)));
+    drop((inside, outside, origin));
+    proxy.finish();
+}

@@ -1,0 +1,153 @@
+//! What the proxy changes in a head, and what it leaves alone (RFC 9110 section 7.6).
+
+use crate::support::{Client, Engine, Message, Origin, Proxy, answer};
+
+on_both_engines! {
+    hop_by_hop_fields_are_dropped,
+    hop_by_hop_fields_of_responses_are_dropped,
+    other_fields_stay_as_they_are,
+    forwarded_fields_are_set,
+    forwarded_fields_of_strangers_are_dropped,
+    forwarded_fields_of_trusted_peers_are_kept,
+    http10_without_host_gets_the_authority,
+    an_absolute_target_decides_the_host,
+    an_asterisk_is_a_target,
+}
+
+fn hop_by_hop_fields_are_dropped(engine: Engine) {
+    let seen = forwarded(
+        engine,
+        &[],
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Named , x-other\r\nX-Named: 1\r\n\
+         Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\nX-Other: 2\r\n\
+         X-Kept: 3\r\n\r\n",
+    );
+    for name in ["X-Named", "X-Other", "Keep-Alive", "Proxy-Connection", "TE"] {
+        assert_eq!(seen.field(name), None, "{name} is for the next hop only");
+    }
+    assert!(!seen.head.connection_says("x-named"));
+    assert_eq!(seen.field("x-kept"), Some("3"));
+}
+
+fn hop_by_hop_fields_of_responses_are_dropped(engine: Engine) {
+    let fields = [
+        "Connection: X-Named",
+        "X-Named: 1",
+        "Keep-Alive: timeout=5",
+        "X-Kept: 2",
+        "Set-Cookie: a",
+        "Set-Cookie: b",
+    ];
+    let origin = Origin::answering(move |_| answer("200 Fine By Me", &fields, b"body"));
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    let response = client.get("/").expect_status(200);
+    for name in ["X-Named", "Keep-Alive"] {
+        assert_eq!(
+            response.field(name),
+            None,
+            "{name} is for the next hop only"
+        );
+    }
+    assert_eq!(response.field("x-kept"), Some("2"));
+    assert_eq!(response.head.fields_named("set-cookie"), ["a", "b"]);
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn other_fields_stay_as_they_are(engine: Engine) {
+    let seen = forwarded(
+        engine,
+        &[],
+        "GET /a%20b?c=d&e=%00 HTTP/1.1\r\nX-Many: 1\r\nHOST: Example.test:81\r\nX-Empty:\r\n\
+         X-Many: 2, 3\r\nX-Spaces: \t in  side \t\r\n\
+         X-Bytes: \u{e9}\r\nCookie: a=b; c=\"d\"\r\n\r\n",
+    );
+    assert_eq!(seen.head.start, "GET /a%20b?c=d&e=%00 HTTP/1.1");
+    assert_eq!(seen.field("host"), Some("Example.test:81"));
+    assert_eq!(seen.head.fields_named("x-many"), ["1", "2, 3"]);
+    assert_eq!(seen.field("x-empty"), Some(""));
+    assert_eq!(seen.field("x-spaces"), Some("in  side"));
+    assert_eq!(seen.field("x-bytes"), Some("\u{e9}"));
+    assert_eq!(seen.field("cookie"), Some("a=b; c=\"d\""));
+}
+
+fn forwarded_fields_are_set(engine: Engine) {
+    let seen = forwarded(engine, &[], "GET / HTTP/1.1\r\nHost: example.test\r\n\r\n");
+    assert_eq!(seen.field("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(seen.field("x-forwarded-proto"), Some("http"));
+    assert_eq!(seen.field("x-forwarded-host"), Some("example.test"));
+}
+
+/// What a stranger says about himself is worth nothing.
+const SPOOFED: &str = "GET / HTTP/1.1\r\nHost: example.test\r\nX-Forwarded-For: 203.0.113.7\r\n\
+    x-forwarded-for: 203.0.113.8\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: outer.test\r\n\
+    \r\n";
+
+fn forwarded_fields_of_strangers_are_dropped(engine: Engine) {
+    for options in [&[][..], &["--trusted", "192.0.2.0/24"]] {
+        let seen = forwarded(engine, options, SPOOFED);
+        assert_eq!(seen.field("x-forwarded-for"), Some("127.0.0.1"));
+        assert_eq!(seen.field("x-forwarded-proto"), Some("http"));
+        assert_eq!(seen.field("x-forwarded-host"), Some("example.test"));
+    }
+}
+
+fn forwarded_fields_of_trusted_peers_are_kept(engine: Engine) {
+    let seen = forwarded(engine, &["--trusted", "127.0.0.0/8"], SPOOFED);
+    // One field or several mean the same (RFC 9110 section 5.3).
+    let chain = seen.head.fields_named("x-forwarded-for").join(", ");
+    assert_eq!(chain, "203.0.113.7, 203.0.113.8, 127.0.0.1");
+    assert_eq!(seen.field("x-forwarded-proto"), Some("https"));
+    assert_eq!(seen.field("x-forwarded-host"), Some("outer.test"));
+}
+
+fn http10_without_host_gets_the_authority(engine: Engine) {
+    let origin = Origin::named("a");
+    let port = origin.address.port();
+    let proxy = Proxy::start(engine, &["--backends", &format!("localhost:{port}")]);
+    let mut client = Client::connect(proxy.address);
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    client.response().expect_status(200);
+    let seen = origin.only_request();
+    assert_eq!(seen.head.start, "GET / HTTP/1.1");
+    assert_eq!(seen.field("host"), Some(&*format!("localhost:{port}")));
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// RFC 9112 section 3.2.2: the target's host wins, and the field is replaced by it. Refusing is as
+/// safe; passing on two hosts that differ is not.
+fn an_absolute_target_decides_the_host(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.send("GET http://outer.test/path HTTP/1.1\r\nHost: inner.test\r\n\r\n");
+    let response = client.response();
+    if response.status() != 400 {
+        let seen = origin.only_request();
+        assert_eq!(seen.field("host"), Some("outer.test"));
+        assert!(seen.head.target().ends_with("/path"), "{}", seen.head.start);
+    }
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn an_asterisk_is_a_target(engine: Engine) {
+    let seen = forwarded(engine, &[], "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(seen.head.start, "OPTIONS * HTTP/1.1");
+}
+
+/// What the backend sees of `request`.
+#[track_caller]
+fn forwarded(engine: Engine, options: &[&str], request: &str) -> Message {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before_with(engine, &origin, options);
+    let mut client = Client::connect(proxy.address);
+    client.send(request);
+    client.response().expect_status(200);
+    let seen = origin.only_request();
+    drop((client, origin));
+    proxy.finish();
+    seen
+}
