@@ -1,0 +1,426 @@
+#!/usr/bin/env bash
+# Compares fastlb with the floor and with tuned peers, on one core each, in interleaved rounds.
+# See bench/README.md for what is measured and how to read it.
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+readonly ROOT
+readonly DRIVER_CORE=0
+readonly PROXY_CORE=1
+readonly CLIENTS=64
+readonly IDLE_CONNECTIONS=8000
+readonly WARM_UP_SECONDS=1
+readonly PROXIES=(floor fastlb-io-uring fastlb-epoll nginx haproxy)
+
+rounds=5
+seconds=5
+cases=(small idle direct)
+subjects=("${PROXIES[@]}")
+out="$ROOT/target/compare"
+bin="${CARGO_TARGET_DIR:-$ROOT/target}/release"
+work=
+pids=()
+backends=()
+
+usage() {
+    cat <<EOF
+Usage: scripts/compare.sh [OPTIONS]
+
+Compares fastlb with the floor, nginx and HAProxy. Prints a table in Markdown; the raw
+rounds go to DIR/rounds.jsonl, the machine and the versions to DIR/machine.json.
+
+  --rounds N      interleaved rounds (default $rounds)
+  --seconds S     seconds that each measurement lasts (default $seconds)
+  --cases LIST    of small, idle, direct (default all)
+  --only LIST     of ${PROXIES[*]} (default all)
+  --out DIR       where the raw data goes (default target/compare);
+                  bench/results/DATE-NAME for what is to be kept
+  --help          this text
+
+The proxy runs on core $PROXY_CORE, the driver (wrk, one thread) and three origins on
+core $DRIVER_CORE.
+EOF
+}
+
+main() {
+    parse_flags "$@"
+    check_tools
+    build
+    prepare
+    start_origins
+    local round
+    for ((round = 1; round <= rounds; round++)); do
+        run_round "$round"
+    done
+    python3 "$ROOT/scripts/compare_report.py" "$out"
+}
+
+parse_flags() {
+    while (($#)); do
+        case "$1" in
+            --help | -h) usage; exit 0 ;;
+            --rounds) rounds="$(positive "$@")"; shift 2 ;;
+            --seconds) seconds="$(positive "$@")"; shift 2 ;;
+            --cases) cases=(); read_list cases "${2:-}" small idle direct; shift 2 ;;
+            --only) subjects=(); read_list subjects "${2:-}" "${PROXIES[@]}"; shift 2 ;;
+            --out) [[ -n "${2:-}" ]] || fail "--out needs a directory"; out="$2"; shift 2 ;;
+            *) fail "unknown flag $1; --help lists them" ;;
+        esac
+    done
+}
+
+# Prints the value of a flag that takes a number.
+positive() {
+    [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] || fail "$1 needs a whole number above 0"
+    echo "$2"
+}
+
+# Puts the comma separated list $2 into the array $1; the rest is what may be in it.
+read_list() {
+    local -n into="$1"
+    local item
+    for item in ${2//,/ }; do
+        [[ " ${*:3} " == *" $item "* ]] || fail "$item is none of: ${*:3}"
+        into+=("$item")
+    done
+    ((${#into[@]})) || fail "an empty list; it may hold: ${*:3}"
+}
+
+check_tools() {
+    local tool
+    for tool in cargo wrk taskset python3; do
+        command -v "$tool" >/dev/null || fail "$tool is needed and not installed"
+    done
+    (($(nproc) >= 2)) || fail "two cores are needed: one for the proxy, one for the driver"
+    local left=()
+    for subject in "${subjects[@]}"; do
+        if [[ "$subject" =~ ^(nginx|haproxy)$ ]] && ! command -v "$subject" >/dev/null; then
+            note "$subject is not installed: skipped"
+        else
+            left+=("$subject")
+        fi
+    done
+    subjects=(${left[@]+"${left[@]}"})
+}
+
+build() {
+    note "building"
+    cargo build --release --quiet --manifest-path "$ROOT/Cargo.toml" -p fastlb-bench
+    if [[ " ${subjects[*]-} " == *" fastlb-"* ]]; then
+        cargo build --release --quiet --manifest-path "$ROOT/Cargo.toml" -p fastlb
+    fi
+}
+
+prepare() {
+    mkdir -p "$out"
+    out="$(cd "$out" && pwd)"
+    if [[ "$out" != "$ROOT/target/compare" && -e "$out/rounds.jsonl" ]]; then
+        fail "$out holds results already"
+    fi
+    : >"$out/rounds.jsonl"
+    ulimit -n "$(ulimit -Hn)"
+    work="$(mktemp -d)"
+    trap clean_up EXIT
+    trap 'exit 130' INT TERM
+    describe_machine >"$out/machine.json"
+}
+
+describe_machine() {
+    python3 - "$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)" \
+        "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" "$(uname -r)" \
+        "$(version "$bin/fastlb" --version)" "$(version nginx -v)" "$(version haproxy -v)" \
+        "$(version wrk -v)" "$rounds" "$seconds" "$CLIENTS" "$IDLE_CONNECTIONS" <<'EOF'
+import datetime, json, sys
+names = ["commit", "cpu", "cores", "kernel", "fastlb", "nginx", "haproxy", "wrk", "rounds",
+         "seconds", "clients", "idle_connections"]
+machine = {"date": datetime.date.today().isoformat()} | dict(zip(names, sys.argv[1:]))
+print(json.dumps(machine, indent=2))
+EOF
+}
+
+# The first line that a program prints about itself, or "absent".
+version() {
+    command -v "$1" >/dev/null || { echo absent; return; }
+    { "$@" 2>&1 || true; } | sed -n 1p
+}
+
+start_origins() {
+    local index
+    for index in 1 2 3; do
+        start "origin$index" "$DRIVER_CORE" "$bin/origin" --name "origin$index"
+        backends+=("$(announced_address "origin$index")")
+    done
+}
+
+# One round: every subject in every case. Each round begins with another subject, so that none
+# always follows the same neighbour.
+run_round() {
+    local round="$1" count="${#subjects[@]}" index subject
+    if has_case direct; then
+        note "round $round of $rounds: direct"
+        measure small direct "$round"
+    fi
+    for ((index = 0; index < count; index++)); do
+        subject="${subjects[(index + round - 1) % count]}"
+        note "round $round of $rounds: $subject"
+        if has_case small; then measure small "$subject" "$round"; fi
+        if has_case idle; then measure idle "$subject" "$round"; fi
+    done
+}
+
+has_case() {
+    [[ " ${cases[*]} " == *" $1 "* ]]
+}
+
+# Starts a subject, warms it up, runs the case and stops it. Sets what the cases read.
+measure() {
+    local case="$1" subject="$2" round="$3" address pid engine
+    "start_${subject//-/_}"
+    pid="$(serving_pid "$subject")"
+    wait_until_it_answers "$subject"
+    drive "$WARM_UP_SECONDS" >/dev/null
+    engine="$(engine_of "$pid")"
+    "case_$case"
+    stop "$subject"
+}
+
+start_direct() {
+    start direct "$PROXY_CORE" "$bin/origin" --name direct
+    address="$(announced_address direct)"
+}
+
+start_floor() {
+    start floor "$PROXY_CORE" "$bin/floor" --backends "$(joined , "${backends[@]}")"
+    address="$(announced_address floor)"
+}
+
+start_fastlb_io_uring() {
+    start_fastlb io-uring
+}
+
+start_fastlb_epoll() {
+    start_fastlb epoll
+}
+
+start_fastlb() {
+    address="127.0.0.1:$(free_port)"
+    start "fastlb-$1" "$PROXY_CORE" "$bin/fastlb" --listen "$address" \
+        --backends "$(joined , "${backends[@]}")" --cores 1 --io "$1" --admin off --log-level warn
+}
+
+start_nginx() {
+    local servers
+    servers="$(printf 'server %s max_fails=0; ' "${backends[@]}")"
+    address="127.0.0.1:$(free_port)"
+    fill_in nginx.conf "$servers"
+    start nginx "$PROXY_CORE" nginx -p "$work" -e "$work/nginx.log" -c "$work/nginx.conf"
+}
+
+start_haproxy() {
+    local servers='' index
+    for index in "${!backends[@]}"; do
+        servers+="server backend$index ${backends[index]}\\n    "
+    done
+    address="127.0.0.1:$(free_port)"
+    fill_in haproxy.cfg "$servers"
+    start haproxy "$PROXY_CORE" haproxy -db -f "$work/haproxy.cfg"
+}
+
+# Writes a peer's configuration from its template in bench/peers.
+fill_in() {
+    local limit
+    limit="$(ulimit -n)"
+    sed -e "s|@PORT@|${address##*:}|" -e "s|@SERVERS@|$2|" -e "s|@DIR@|$work|" \
+        -e "s|@CONNECTIONS@|$((limit - 1000))|" -e "s|@CLIENTS@|$(((limit - 1000) / 2))|" \
+        "$ROOT/bench/peers/$1.in" >"$work/$1"
+}
+
+# Starts a program on a core; its output goes to a file named after it, its input comes from
+# $input. The output of its last run goes first: who waits for a line must not find an old one.
+start() {
+    local name="$1" core="$2"
+    shift 2
+    rm -f "$work/$name.out" "$work/$name.err"
+    : >"$work/$name.out"
+    taskset -c "$core" "$@" <"${input:-/dev/null}" >>"$work/$name.out" 2>"$work/$name.err" 9>&- &
+    pids+=("$name:$!")
+}
+
+pid_of() {
+    local entry
+    for entry in "${pids[@]}"; do
+        if [[ "$entry" == "$1":* ]]; then echo "${entry##*:}"; return; fi
+    done
+}
+
+# The process that carries the traffic: nginx does it in a child.
+serving_pid() {
+    local pid child
+    pid="$(pid_of "$1")"
+    if [[ "$1" != nginx ]]; then echo "$pid"; return; fi
+    for _ in {1..100}; do
+        read -r child _ <"/proc/$pid/task/$pid/children" || true
+        if [[ -n "${child:-}" ]]; then echo "$child"; return; fi
+        sleep 0.05
+    done
+    fail "nginx has no worker: $(cat "$work/nginx.err" "$work/nginx.log")"
+}
+
+# Waits for the line that origin and floor print once they listen.
+announced_address() {
+    for _ in {1..100}; do
+        if grep -q '^listening on ' "$work/$1.out"; then
+            sed -n 's/^listening on //p' "$work/$1.out"
+            return
+        fi
+        sleep 0.05
+    done
+    fail "$1 does not listen: $(cat "$work/$1.err")"
+}
+
+wait_until_it_answers() {
+    for _ in {1..100}; do
+        if (exec 3<>"/dev/tcp/${address%:*}/${address##*:}") 2>/dev/null; then return; fi
+        sleep 0.05
+    done
+    fail "$1 does not listen on $address: $(tail -n 5 "$work/$1.err")"
+}
+
+# What the process waits in, seen in its descriptors rather than believed from its flags.
+engine_of() {
+    local descriptors
+    descriptors="$(find "/proc/$1/fd" -type l -printf '%l\n' 2>/dev/null)"
+    case "$descriptors" in
+        *'[io_uring]'*) echo io_uring ;;
+        *'[eventpoll]'*) echo epoll ;;
+        *) echo unknown ;;
+    esac
+}
+
+# Requests over kept connections; what the process and its core used meanwhile.
+case_small() {
+    local ticks busy total wrk
+    ticks="$(process_ticks)"
+    read -r busy total <<<"$(core_ticks)"
+    wrk="$(drive "$seconds")"
+    ticks="$(($(process_ticks) - ticks))"
+    read -r busy total <<<"$(core_ticks | awk -v b="$busy" -v t="$total" '{print $1-b, $2-t}')"
+    record "\"ticks\": $ticks, \"tick_hz\": $(getconf CLK_TCK), \"core_busy_ticks\": $busy," \
+        "\"core_total_ticks\": $total, \"rss_kib\": $(resident_kib), \"wrk\": $wrk"
+}
+
+# Resident memory before and while many answered connections are held.
+case_idle() {
+    local before after held input="$work/hold.in"
+    before="$(resident_kib)"
+    mkfifo "$input"
+    exec 9<>"$input"
+    start hold "$DRIVER_CORE" "$bin/hold" "$address" "$IDLE_CONNECTIONS"
+    held=0
+    if wait_for_hold; then held="$IDLE_CONNECTIONS"; fi
+    after="$(resident_kib)"
+    exec 9>&-
+    rm "$input"
+    stop hold
+    record "\"held\": $held, \"before_kib\": $before, \"after_kib\": $after"
+}
+
+wait_for_hold() {
+    for _ in {1..600}; do
+        if grep -q '^holding ' "$work/hold.out"; then return 0; fi
+        if ! kill -0 "$(pid_of hold)" 2>/dev/null; then break; fi
+        sleep 0.05
+    done
+    note "hold failed: $(tail -n 1 "$work/hold.err")"
+    return 1
+}
+
+# Runs wrk for $1 seconds and prints its figures as JSON.
+drive() {
+    taskset -c "$DRIVER_CORE" wrk --threads 1 --connections "$CLIENTS" --duration "${1}s" \
+        --latency --script "$ROOT/scripts/compare_wrk.lua" "http://$address/" \
+        | sed -n 's/^JSON //p'
+}
+
+# User and system time of all threads of the process, in ticks.
+process_ticks() {
+    sed 's/.*) //' "/proc/$pid/stat" | awk '{print $12 + $13}'
+}
+
+# Busy and total time of the proxy's core, in ticks; guest time is part of user time.
+core_ticks() {
+    awk -v cpu="cpu$PROXY_CORE" '$1 == cpu {
+        total = $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9
+        print total - $5 - $6, total
+    }' /proc/stat
+}
+
+# Exact, unlike the VmRSS of /proc/PID/status, which the kernel updates in batches.
+resident_kib() {
+    awk '$1 == "Rss:" {print $2}' "/proc/$pid/smaps_rollup"
+}
+
+# Appends one line of raw data.
+record() {
+    printf '{"case": "%s", "round": %d, "subject": "%s", "engine": "%s", %s}\n' \
+        "$case" "$round" "$subject" "$engine" "$*" >>"$out/rounds.jsonl"
+}
+
+# Ends the program that was started under this name and waits for it.
+stop() {
+    local pid entry left=()
+    pid="$(pid_of "$1")"
+    end_process "$pid"
+    for entry in "${pids[@]}"; do
+        if [[ "$entry" != "$1:$pid" ]]; then left+=("$entry"); fi
+    done
+    pids=(${left[@]+"${left[@]}"})
+}
+
+# TERM, then KILL for what is still there after five seconds, with its children.
+end_process() {
+    kill -TERM "$1" 2>/dev/null || true
+    for _ in {1..100}; do
+        if ! kill -0 "$1" 2>/dev/null; then break; fi
+        sleep 0.05
+    done
+    if kill -0 "$1" 2>/dev/null; then
+        # shellcheck disable=SC2046 # One word per child is meant.
+        kill -KILL "$1" $(cat "/proc/$1/task/$1/children" 2>/dev/null) 2>/dev/null || true
+    fi
+    wait "$1" 2>/dev/null || true
+}
+
+clean_up() {
+    local entry
+    for entry in ${pids[@]+"${pids[@]}"}; do
+        end_process "${entry##*:}"
+    done
+    rm -rf "$work"
+}
+
+free_port() {
+    python3 -c '
+import socket
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    print(probe.getsockname()[1])'
+}
+
+# Joins the words after $1 with it.
+joined() {
+    local IFS="$1"
+    shift
+    echo "$*"
+}
+
+note() {
+    echo "compare: $*" >&2
+}
+
+fail() {
+    note "$*"
+    exit 1
+}
+
+main "$@"

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Turns the raw rounds of compare.sh into tables: medians over rounds, ratios per round.
+
+    scripts/compare_report.py DIR
+
+reads DIR/rounds.jsonl and DIR/machine.json and prints Markdown.
+"""
+
+import json
+import sys
+from pathlib import Path
+from statistics import median
+
+SUBJECTS = ["direct", "floor", "fastlb-io-uring", "fastlb-epoll", "nginx", "haproxy"]
+# Whose cost is put in proportion to everybody else's.
+BASES = ["fastlb-io-uring", "fastlb-epoll", "floor"]
+# Below this the driver set the pace, and requests per second say nothing about the proxy.
+BUSY_PERCENT_MIN = 95
+# Above this other programs were at work on the proxy's core.
+FOREIGN_PERCENT_MAX = 3
+
+
+def main() -> int:
+    if len(sys.argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    directory = Path(sys.argv[1])
+    machine = json.loads((directory / "machine.json").read_text())
+    lines = (directory / "rounds.jsonl").read_text().splitlines()
+    rounds = [json.loads(line) for line in lines]
+    print_machine(machine)
+    print_small(by_subject(rounds, "small"), machine)
+    print_idle(by_subject(rounds, "idle"))
+    return 0
+
+
+def by_subject(rounds: list[dict], case: str) -> dict[str, list[dict]]:
+    """The rounds of one case, subjects in the order of the tables."""
+    chosen = [line for line in rounds if line["case"] == case]
+    grouped = {name: [line for line in chosen if line["subject"] == name] for name in SUBJECTS}
+    return {name: lines for name, lines in grouped.items() if lines}
+
+
+def print_machine(machine: dict) -> None:
+    print("## Machine\n")
+    for name, value in machine.items():
+        print(f"- {name.replace('_', ' ')}: {value}")
+
+
+def print_small(subjects: dict[str, list[dict]], machine: dict) -> None:
+    if not subjects:
+        return
+    print(f"\n## Small: {machine['clients']} kept connections, 100-byte bodies\n")
+    print_row("subject", "engine", "requests/s", "CPU us/request", "p50 us", "p99 us", "RSS MiB",
+              "core busy", "errors", "note")
+    print_row(*["---"] * 2, *["---:"] * 6, *["---"] * 2)
+    for name, lines in subjects.items():
+        print_row(
+            name,
+            ", ".join(sorted({line["engine"] for line in lines})),
+            f"{median(map(requests_per_second, lines)):,.0f}",
+            f"{median(map(cpu_us, lines)):.2f}",
+            f"{median(line['wrk']['p50_us'] for line in lines):.0f}",
+            f"{median(line['wrk']['p99_us'] for line in lines):.0f}",
+            f"{median(line['rss_kib'] for line in lines) / 1024:.1f}",
+            f"{median(map(busy_percent, lines)):.0f} %",
+            errors(lines),
+            remarks(lines),
+        )
+    print_ratios(subjects)
+
+
+def print_ratios(subjects: dict[str, list[dict]]) -> None:
+    bases = [name for name in BASES if name in subjects]
+    if not bases:
+        return
+    print("\nCPU per request in proportion, per round, then the median (lowest to highest):\n")
+    print_row("", *(f"{name} to it" for name in bases))
+    print_row("---", *["---:"] * len(bases))
+    for name, lines in subjects.items():
+        print_row(name, *(ratio(subjects[base], lines) for base in bases))
+
+
+def ratio(base: list[dict], other: list[dict]) -> str:
+    cost = {line["round"]: cpu_us(line) for line in other}
+    ratios = [cpu_us(line) / cost[line["round"]] for line in base if line["round"] in cost]
+    if not ratios or base is other:
+        return "-"
+    return f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+def print_idle(subjects: dict[str, list[dict]]) -> None:
+    if not subjects:
+        return
+    print("\n## Idle: resident memory per kept connection\n")
+    print_row("subject", "engine", "connections", "bytes each", "lowest", "highest", "RSS MiB",
+              "failed rounds")
+    print_row(*["---"] * 2, *["---:"] * 6)
+    for name, lines in subjects.items():
+        held = [line for line in lines if line["held"]]
+        failed = len(lines) - len(held)
+        if not held:
+            print_row(name, lines[0]["engine"], 0, "-", "-", "-", "-", failed)
+            continue
+        each = [(line["after_kib"] - line["before_kib"]) * 1024 / line["held"] for line in held]
+        print_row(
+            name,
+            ", ".join(sorted({line["engine"] for line in held})),
+            held[0]["held"],
+            f"{median(each):.0f}",
+            f"{min(each):.0f}",
+            f"{max(each):.0f}",
+            f"{median(line['after_kib'] for line in held) / 1024:.1f}",
+            failed,
+        )
+
+
+def requests_per_second(line: dict) -> float:
+    return line["wrk"]["requests"] * 1e6 / line["wrk"]["duration_us"]
+
+
+def cpu_us(line: dict) -> float:
+    """CPU of the proxy process per request, user and system, all threads."""
+    return line["ticks"] * 1e6 / line["tick_hz"] / max(line["wrk"]["requests"], 1)
+
+
+def busy_percent(line: dict) -> float:
+    return 100 * line["core_busy_ticks"] / line["core_total_ticks"]
+
+
+def foreign_percent(line: dict) -> float:
+    return 100 * (line["core_busy_ticks"] - line["ticks"]) / line["core_total_ticks"]
+
+
+def errors(lines: list[dict]) -> str:
+    """All errors of all rounds by kind: an error is never averaged away."""
+    sums: dict[str, int] = {}
+    for line in lines:
+        for kind, count in line["wrk"]["errors"].items():
+            sums[kind] = sums.get(kind, 0) + count
+    return ", ".join(f"{count} {kind}" for kind, count in sums.items() if count) or "0"
+
+
+def remarks(lines: list[dict]) -> str:
+    found = []
+    if median(map(busy_percent, lines)) < BUSY_PERCENT_MIN:
+        found.append("driver-bound")
+    disturbed = sum(foreign_percent(line) > FOREIGN_PERCENT_MAX for line in lines)
+    if disturbed:
+        found.append(f"{disturbed} rounds disturbed by other programs")
+    return ", ".join(found)
+
+
+def print_row(*cells: object) -> None:
+    print("| " + " | ".join(str(cell) for cell in cells) + " |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
