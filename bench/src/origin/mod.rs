@@ -1,7 +1,7 @@
 //! A fast HTTP/1.1 backend: the instrument that proxies are measured with.
 //!
 //! One thread, one read and one write per request, nothing allocated on the way. Not a web
-//! server: it has a handful of routes (see [`route`]) and trusts whoever talks to it.
+//! server: it has a handful of routes (see `route.rs`) and trusts whoever talks to it.
 
 mod body;
 mod delays;
