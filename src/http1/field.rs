@@ -29,37 +29,47 @@ pub(super) enum Name {
 impl Name {
     /// Which name this is, whatever its case. Its length alone rules out almost all candidates.
     pub(super) fn of(name: &str) -> Self {
-        let is = |known: &str| name.eq_ignore_ascii_case(known);
         match name.len() {
-            2 if is("te") => Self::HopByHop,
-            4 if is("host") => Self::Host,
-            6 if is("expect") => Self::Expect,
-            7 if is("upgrade") => Self::Upgrade,
-            7 if is("trailer") => Self::HopByHop,
-            9 if is("forwarded") => Self::ForwardedOther,
-            10 if is("connection") => Self::Connection,
-            10 if is("keep-alive") => Self::HopByHop,
-            14 if is("content-length") => Self::ContentLength,
-            16 if is("proxy-connection") => Self::HopByHop,
-            17 if is("transfer-encoding") => Self::TransferEncoding,
-            18 if is("proxy-authenticate") => Self::HopByHop,
-            19 if is("proxy-authorization") => Self::HopByHop,
+            2 if is(name, b"te") => Self::HopByHop,
+            4 if is(name, b"host") => Self::Host,
+            6 if is(name, b"expect") => Self::Expect,
+            7 if is(name, b"upgrade") => Self::Upgrade,
+            7 if is(name, b"trailer") => Self::HopByHop,
+            9 if is(name, b"forwarded") => Self::ForwardedOther,
+            10 if is(name, b"connection") => Self::Connection,
+            10 if is(name, b"keep-alive") => Self::HopByHop,
+            14 if is(name, b"content-length") => Self::ContentLength,
+            16 if is(name, b"proxy-connection") => Self::HopByHop,
+            17 if is(name, b"transfer-encoding") => Self::TransferEncoding,
+            18 if is(name, b"proxy-authenticate") => Self::HopByHop,
+            19 if is(name, b"proxy-authorization") => Self::HopByHop,
             13.. => Self::forwarded(name),
             _ => Self::Other,
         }
     }
 
     fn forwarded(name: &str) -> Self {
-        match name.as_bytes().split_at_checked(b"x-forwarded-".len()) {
-            Some((prefix, rest)) if prefix.eq_ignore_ascii_case(b"x-forwarded-") => match rest {
-                _ if rest.eq_ignore_ascii_case(b"for") => Self::ForwardedFor,
-                _ if rest.eq_ignore_ascii_case(b"proto") => Self::ForwardedProto,
-                _ if rest.eq_ignore_ascii_case(b"host") => Self::ForwardedHost,
+        match name.split_at_checked("x-forwarded-".len()) {
+            Some((prefix, rest)) if is(prefix, b"x-forwarded-") => match rest {
+                _ if is(rest, b"for") => Self::ForwardedFor,
+                _ if is(rest, b"proto") => Self::ForwardedProto,
+                _ if is(rest, b"host") => Self::ForwardedHost,
                 _ => Self::ForwardedOther,
             },
             _ => Self::Other,
         }
     }
+}
+
+/// Compares a token with one of small letters and hyphens, whatever the token's case. One bit tells
+/// a letter's cases apart; the control character that it turns into a hyphen is in no token.
+fn is<const N: usize>(token: &str, known: &[u8; N]) -> bool {
+    let Ok(token) = <&[u8; N]>::try_from(token.as_bytes()) else {
+        return false;
+    };
+    let pairs = token.iter().zip(known);
+    // Without an early end, so that it is done in words of the machine.
+    pairs.fold(0, |differ, (byte, known)| differ | ((byte | 0x20) ^ known)) == 0
 }
 
 /// The members of a list value (RFC 9110 section 5.6.1), without blanks; empty ones are skipped.

@@ -92,6 +92,8 @@ pub struct RequestPlan {
     pub keep_alive: bool,
     /// Whether the client may be waiting for a 100 before it sends its body.
     pub expects_continue: bool,
+    /// Whether `Connection` may name fields that are not to go on (RFC 9110 section 7.6.1).
+    pub names_fields: bool,
 }
 
 /// Decides what a request means.
@@ -137,6 +139,7 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
         framing,
         keep_alive: seen.keeps_alive(head.version),
         expects_continue: http11 && expects && !framing.is_empty(),
+        names_fields: seen.names_fields,
     })
 }
 
@@ -154,6 +157,8 @@ pub struct ResponsePlan {
     /// The length that the head names. Where there is no body (HEAD, 304), that is the length of
     /// the body that a GET would have had, and it goes on to the client.
     pub length_field: Option<u64>,
+    /// Whether `Connection` may name fields that are not to go on (RFC 9110 section 7.6.1).
+    pub names_fields: bool,
 }
 
 impl ResponsePlan {
@@ -190,6 +195,7 @@ pub fn response(head: &ResponseHead<'_, '_>, method: Method) -> Result<ResponseP
         length_field: seen
             .length
             .filter(|_| !matches!(head.status, 100..200 | 204)),
+        names_fields: seen.names_fields,
     })
 }
 

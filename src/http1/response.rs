@@ -123,7 +123,7 @@ impl<I: Io> Reception<'_, I> {
         if !plan.is_interim() {
             rewrite::response(&head, &plan, delivery, &self.plan, &mut self.parcel.lead);
         } else if self.plan.version == Version::Http11 {
-            rewrite::interim(&head, &mut self.parcel.lead);
+            rewrite::interim(&head, &plan, &mut self.parcel.lead);
         }
         Ok((plan, delivery))
     }

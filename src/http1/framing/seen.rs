@@ -15,6 +15,8 @@ pub(super) struct Seen {
     close: bool,
     keep_alive: bool,
     pub(super) upgrade: bool,
+    /// `Connection` has options that may be names of fields.
+    pub(super) names_fields: bool,
     connection_bytes: usize,
 }
 
@@ -65,9 +67,14 @@ impl Seen {
             return Err(BadHead::ConnectionTooLong);
         }
         for option in list(value) {
-            self.close |= option.eq_ignore_ascii_case(b"close");
-            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-            self.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+            match option {
+                _ if option.eq_ignore_ascii_case(b"close") => self.close = true,
+                _ if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                _ if option.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+                // Goes no further anyway.
+                _ if option.eq_ignore_ascii_case(b"te") => {}
+                _ => self.names_fields = true,
+            }
         }
         Ok(())
     }

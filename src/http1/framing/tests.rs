@@ -429,6 +429,7 @@ fn a_body_goes_to_the_client_in_a_framing_that_he_knows() {
             framing,
             keep_alive: false,
             length_field: Option::None,
+            names_fields: false,
         };
         let request = RequestPlan {
             method: Method::Get,
@@ -436,6 +437,7 @@ fn a_body_goes_to_the_client_in_a_framing_that_he_knows() {
             framing: None,
             keep_alive: true,
             expects_continue: false,
+            names_fields: false,
         };
         let expected = Delivery {
             framing: delivered,

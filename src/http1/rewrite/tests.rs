@@ -233,8 +233,9 @@ fn an_interim_response_has_no_framing() {
     let text = b"HTTP/1.1 103 Early Hints\r\nLink: a\r\nContent-Length: 5\r\n\r\n";
     let mut store = field_store();
     let head = ResponseHead::parse(text, &mut store).unwrap();
+    let plan = framing::response(&head, Method::Get).unwrap();
     let mut out = Vec::new();
-    interim(&head, &mut out);
+    interim(&head, &plan, &mut out);
     assert_eq!(out, b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n");
 }
 
