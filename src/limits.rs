@@ -66,6 +66,10 @@ pub const SMALL_CHUNKS_MAX: usize = SLAB_BYTES / SMALL_CHUNK_BYTES;
 pub const LARGE_CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes of the large chunks that a worker may have in all.
 pub const RELAY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Chunks of each size that a worker begins with. As many messages may complete in one turn of the
+/// loop before their bytes are taken over; the kernel answers one more with ENOBUFS, and it costs
+/// a second turn.
+pub const CHUNKS_AT_START: usize = 128;
 /// Bytes by which a worker's chunks grow at a time.
 pub const SLAB_BYTES: usize = 1024 * 1024;
 /// Chunks that come home before they are handed to the kernel again in one go.

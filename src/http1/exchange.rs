@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use tracing::debug;
@@ -15,7 +16,7 @@ use super::reply;
 use super::request::{self, Refused, Request};
 use super::response::{Answered, Progress, Reception};
 use super::session::{Client, Scratch};
-use crate::io::{Io, Stopwatch};
+use crate::io::{Io, Parcel, Stopwatch};
 use crate::relay::{self, Half, RelayEnd, Stop};
 use crate::upstream::{Reuse, Tried, Upstream};
 
@@ -149,13 +150,7 @@ async fn converse<I: Io>(
     } = scratch;
     let uplink = upstream.stream.socket.clone();
     let client_socket = stream.socket.clone();
-    progress.phase.set(Phase::Send);
-    deadline.set(gateway.options.body_idle_timeout);
-    let sending = deadline.guard(gateway.io.send(&uplink, std::mem::take(outgoing)));
-    let (sent, returned) = sending.await.map_err(|_| Cause::ResponseTimeout)?;
-    // The head stays where it is until the response begins: it may have to be sent again.
-    *outgoing = returned;
-    progress.phase.set(Phase::Wait);
+    let sending = gateway.io.send(&uplink, std::mem::take(outgoing));
     let reception = Reception {
         gateway,
         upstream: &mut upstream.stream,
@@ -165,6 +160,17 @@ async fn converse<I: Io>(
         plan: request.plan,
         progress,
     };
+    if I::SENDS_UNATTENDED && upload.is_done() {
+        progress.phase.set(Phase::Wait);
+        return unattended(sending, outgoing, reception).await;
+    }
+    progress.phase.set(Phase::Send);
+    deadline.set(gateway.options.body_idle_timeout);
+    let sending = deadline.guard(sending);
+    let (sent, returned) = sending.await.map_err(|_| Cause::ResponseTimeout)?;
+    // The head stays where it is until the response begins: it may have to be sent again.
+    *outgoing = returned;
+    progress.phase.set(Phase::Wait);
     // A backend that answered early may have closed the other direction; the answer counts.
     if upload.is_done() || sent.is_err() {
         return reception.run().await;
@@ -179,6 +185,34 @@ async fn converse<I: Io>(
         Ok(())
     };
     both(upload, reception.run(), progress).await
+}
+
+/// Waits for the response to a request whose last bytes are being sent. That they are sent is
+/// nothing to be woken for: the response will say so.
+async fn unattended<I: Io>(
+    mut sending: impl Future<Output = (io::Result<()>, Parcel)> + Unpin,
+    outgoing: &mut Parcel,
+    reception: Reception<'_, I>,
+) -> Result<Answered, Cause> {
+    let deadline = reception.deadline;
+    let mut answered = reception.run().await;
+    match &mut answered {
+        Ok(answered) => {
+            let sent = poll_fn(|cx| Poll::Ready(Pin::new(&mut sending).poll(cx))).await;
+            // Answered early: whether the backend reads the rest is its business alone.
+            answered.reusable &= matches!(&sent, Poll::Ready((Ok(()), _)));
+            if let Poll::Ready((_, returned)) = sent {
+                *outgoing = returned;
+            }
+        }
+        Err(_) => {
+            // The request may have to be sent again.
+            if let Ok((_, returned)) = deadline.guard(sending).await {
+                *outgoing = returned;
+            }
+        }
+    }
+    answered
 }
 
 /// Runs both directions until the response is complete, whatever is left of the request then.
@@ -209,7 +243,7 @@ async fn both(
 
 fn account<I: Io>(
     gateway: &Gateway<I>,
-    upstream: Upstream<I>,
+    upstream: Box<Upstream<I>>,
     answered: Answered,
     progress: &Progress,
 ) {

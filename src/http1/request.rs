@@ -39,13 +39,16 @@ pub(super) async fn receive<I: Io>(
 
 async fn head<I: Io>(gateway: &Gateway<I>, client: &mut Client<I>) -> Result<Span, Cause> {
     let mut scan = Scan::request();
-    client.deadline.set(gateway.options.header_timeout);
+    let mut waits = false;
     loop {
         if let Some(span) = scan
             .end(client.stream.inbox.bytes())
             .map_err(Cause::BadRequest)?
         {
             return Ok(span);
+        }
+        if !std::mem::replace(&mut waits, true) {
+            client.deadline.set(gateway.options.header_timeout);
         }
         match client.stream.fill(ChunkSize::Small, &client.deadline).await {
             Ok(Fill::Bytes) => {}

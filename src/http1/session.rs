@@ -57,11 +57,12 @@ impl<I: Io> Sessions<I> {
         peer: SocketAddr,
         guest: G,
     ) -> impl Future<Output = ()> {
-        let mut idle = Some(Client {
+        // Boxed, because it moves between this future and the one that serves it, twice a request.
+        let mut idle = Some(Box::new(Client {
             stream: Stream::new(self.gateway.io.clone(), socket),
             deadline: self.gateway.wheel.deadline(),
             peer: peer.ip().to_canonical(),
-        });
+        }));
         // A block and not an `async fn`, whose future would have room for its arguments twice.
         async move {
             while let Some(client) = &mut idle {
@@ -123,9 +124,9 @@ enum Seat<I: Io> {
     #[default]
     Vacant,
     /// Bytes of a request are there.
-    Taken(Client<I>),
+    Taken(Box<Client<I>>),
     /// Idle again, or over.
-    Served(Option<Client<I>>),
+    Served(Option<Box<Client<I>>>),
 }
 
 impl<I: Io> Busy<I> {
@@ -135,12 +136,12 @@ impl<I: Io> Busy<I> {
         Self { seat, future }
     }
 
-    fn take(&self, client: Option<Client<I>>) {
+    fn take(&self, client: Option<Box<Client<I>>>) {
         self.seat.set(client.map_or(Seat::Vacant, Seat::Taken));
     }
 
     /// Ready once the connection is idle, or over.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Client<I>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Box<Client<I>>>> {
         let ended = self.future.as_mut().poll(cx).is_ready();
         debug_assert!(!ended, "it waits for the next connection");
         match self.seat.take() {
@@ -168,9 +169,9 @@ async fn serve_all<I: Io>(gateway: Rc<Gateway<I>>, seat: Rc<Cell<Seat<I>>>) {
 /// Serves requests until the connection is idle, or over.
 async fn serve<I: Io>(
     gateway: &Gateway<I>,
-    mut client: Client<I>,
+    mut client: Box<Client<I>>,
     scratch: &mut Scratch,
-) -> Option<Client<I>> {
+) -> Option<Box<Client<I>>> {
     loop {
         let after = exchange(gateway, &mut client, scratch).await;
         scratch.request.clear();

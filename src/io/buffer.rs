@@ -269,7 +269,7 @@ impl Group {
     }
 
     /// Chunks that there are, wherever they are.
-    fn made(&self) -> usize {
+    pub(super) fn made(&self) -> usize {
         (self.slabs.borrow().len() * self.chunks_per_slab()).min(self.chunks_max)
     }
 

@@ -258,13 +258,13 @@ impl Deadline {
             let due_ms = self.wheel.now_ms().saturating_add(timeout_ms);
             due_ms.saturating_add(limits::TICK_MS)
         });
-        let tick = slots.tick_of(due_ms);
         let entry = &mut slots.entries[self.key];
         entry.due_ms = due_ms;
         entry.expired = false;
         entry.interruptible = interruptible;
         // Later than its place in the wheel: left there, and moved when the wheel comes by.
-        if tick < entry.tick {
+        if due_ms < entry.tick * limits::TICK_MS {
+            let tick = slots.tick_of(due_ms);
             slots.unlink(self.key);
             slots.entries[self.key].tick = tick;
             slots.link(self.key);

@@ -40,6 +40,8 @@ pub struct Listener {
 }
 
 impl Io for Epoll {
+    const SENDS_UNATTENDED: bool = false;
+
     type Socket = Rc<Watched>;
     type Listener = Rc<Listener>;
     type Recv = Recv;

@@ -44,6 +44,10 @@ pub enum EngineChoice {
 /// a connection) is taken back; other operations on the same socket may then fail with
 /// `ECANCELED`, so a dropped wait means that the socket is done for.
 pub trait Io: Clone + 'static {
+    /// Whether a send goes on by itself once it was begun, so that it need only be polled for its
+    /// end.
+    const SENDS_UNATTENDED: bool;
+
     /// One end of a connection; closed when the last clone and the last operation let go of it.
     type Socket: Clone + 'static;
     /// A bound socket that accepts; it waits in one [`Io::accept`] at a time.

@@ -1,7 +1,7 @@
 //! Dialling a backend.
 
 use std::net::SocketAddr;
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::Backends;
@@ -22,6 +22,18 @@ pub(crate) struct Upstream<I: Io> {
     pub(super) idle_waker: Waker,
 }
 
+impl<I: Io> Upstream<I> {
+    /// Polls the receive that is under way for the pool; ready where the connection is dead.
+    pub(super) fn poll_idle(&mut self) -> Poll<()> {
+        let Self {
+            stream, idle_waker, ..
+        } = self;
+        stream
+            .poll_armed(&mut Context::from_waker(idle_waker))
+            .map(drop)
+    }
+}
+
 impl<I: Io> Backends<I> {
     /// Makes a new connection to `backend`.
     pub(super) async fn dial(
@@ -29,7 +41,7 @@ impl<I: Io> Backends<I> {
         backend: BackendId,
         address: SocketAddr,
         deadline: &Deadline,
-    ) -> Result<Upstream<I>, Stop> {
+    ) -> Result<Box<Upstream<I>>, Stop> {
         let counters = &self.counters.backends[backend.index()];
         deadline.set(self.options.connect_timeout);
         let socket = loop {
@@ -45,13 +57,14 @@ impl<I: Io> Backends<I> {
         counters.connects.add(1);
         let (serial, idle_waker) = self.pool.name(backend);
         let stream = Stream::new(self.io.clone(), socket);
-        Ok(Upstream {
+        // Boxed, because it moves between the pool and the exchanges.
+        Ok(Box::new(Upstream {
             stream,
             backend,
             reused: false,
             serial,
             idle_waker,
-        })
+        }))
     }
 }
 

@@ -72,7 +72,7 @@ impl<I: Io> Backends<I> {
         let mut fleet = self.fleet.borrow_mut();
         let fleet = fleet.load();
         let ask = Ask {
-            tried: tried.as_slice(),
+            tried,
             now: now_ms,
             ..Ask::default()
         };

@@ -24,7 +24,7 @@ pub(crate) struct Pool<I: Io> {
 }
 
 struct Idle<I: Io> {
-    upstream: Upstream<I>,
+    upstream: Box<Upstream<I>>,
     since_ms: u64,
 }
 
@@ -83,7 +83,7 @@ impl<I: Io> Pool<I> {
     }
 
     /// Takes the connection to `backend` that was used last, if one is alive.
-    pub(super) async fn checkout(&self, backend: BackendId) -> Option<Upstream<I>> {
+    pub(super) async fn checkout(&self, backend: BackendId) -> Option<Box<Upstream<I>>> {
         poll_fn(|cx| {
             loop {
                 let popped = self.idle.borrow_mut()[backend.index()].pop();
@@ -102,15 +102,10 @@ impl<I: Io> Pool<I> {
     }
 
     /// Keeps a connection whose response is complete for the next request.
-    pub(crate) fn put_back(&self, mut upstream: Upstream<I>, now_ms: u64) {
+    pub(crate) fn put_back(&self, mut upstream: Box<Upstream<I>>, now_ms: u64) {
         debug_assert!(upstream.stream.inbox.is_empty(), "bytes nobody asked for");
         upstream.stream.arm(ChunkSize::Large, Expect::Later);
-        let waker = upstream.idle_waker.clone();
-        if upstream
-            .stream
-            .poll_armed(&mut Context::from_waker(&waker))
-            .is_ready()
-        {
+        if upstream.poll_idle().is_ready() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -162,12 +157,7 @@ impl<I: Io> Pool<I> {
         let place = idle
             .iter()
             .position(|idle| idle.upstream.serial == serial)?;
-        let upstream = &mut idle[place].upstream;
-        let waker = upstream.idle_waker.clone();
-        let dead = upstream
-            .stream
-            .poll_armed(&mut Context::from_waker(&waker))
-            .is_ready();
+        let dead = idle[place].upstream.poll_idle().is_ready();
         dead.then(|| idle.remove(place))
     }
 }

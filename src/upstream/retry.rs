@@ -1,5 +1,7 @@
 //! Which backend comes next when one could not be reached.
 
+use arrayvec::ArrayVec;
+
 use super::Backends;
 use super::connect::Upstream;
 use crate::balance::BackendId;
@@ -8,35 +10,8 @@ use crate::io::{Deadline, Io};
 use crate::limits;
 use crate::relay::Stop;
 
-/// The backends that a request has failed on, in order.
-#[derive(Clone, Copy)]
-pub(crate) struct Tried {
-    backends: [BackendId; TRIED_MAX],
-    count: usize,
-}
-
-/// The first backend and one for each retry.
-const TRIED_MAX: usize = limits::RETRIES_MAX as usize + 1;
-
-impl Default for Tried {
-    fn default() -> Self {
-        Self {
-            backends: [BackendId::default(); TRIED_MAX],
-            count: 0,
-        }
-    }
-}
-
-impl Tried {
-    pub(crate) fn as_slice(&self) -> &[BackendId] {
-        &self.backends[..self.count]
-    }
-
-    fn push(&mut self, backend: BackendId) {
-        self.backends[self.count] = backend;
-        self.count += 1;
-    }
-}
+/// The backends that a request has failed on, in order: the first and one for each retry.
+pub(crate) type Tried = ArrayVec<BackendId, { limits::RETRIES_MAX as usize + 1 }>;
 
 /// Whether a request may go over a connection that served others before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +30,7 @@ impl<I: Io> Backends<I> {
         tried: &mut Tried,
         deadline: &Deadline,
         now_ms: u64,
-    ) -> Result<Upstream<I>, Cause> {
+    ) -> Result<Box<Upstream<I>>, Cause> {
         loop {
             let counters = &self.counters.backends[backend.index()];
             if reuse == Reuse::Allowed
@@ -73,7 +48,7 @@ impl<I: Io> Backends<I> {
             tried.push(backend);
             let next = self.pick(tried, now_ms, |_, id| id);
             backend = match (next, stop) {
-                (Some(next), _) if tried.count <= self.options.retries as usize => next,
+                (Some(next), _) if tried.len() <= self.options.retries as usize => next,
                 (_, Stop::Expired) => return Err(Cause::ConnectTimeout),
                 (Some(_), Stop::Lost) => return Err(Cause::ConnectFailed),
                 (None, Stop::Lost) => return Err(Cause::NoBackend),

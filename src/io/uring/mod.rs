@@ -86,6 +86,8 @@ impl Uring {
 }
 
 impl Io for Uring {
+    const SENDS_UNATTENDED: bool = true;
+
     type Socket = Rc<OwnedFd>;
     type Listener = Rc<OwnedFd>;
     type Recv = Recv;
@@ -184,10 +186,10 @@ impl Ring {
         }
     }
 
-    /// Gives the kernel the first slab of each group.
+    /// Gives the kernel the chunks that a burst of messages takes.
     fn fill(&self) {
         for group in [&self.small, &self.large] {
-            group.grow();
+            while group.made() < limits::CHUNKS_AT_START && group.grow() {}
             self.provide(group);
         }
     }
