@@ -17,6 +17,7 @@ pub mod limits;
 pub mod listener;
 pub mod relay;
 pub mod server;
+mod signals;
 pub mod stats;
 pub mod upstream;
 pub mod worker;

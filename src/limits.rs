@@ -23,9 +23,10 @@ pub const CONNECT_TIMEOUT_MS: u64 = 3_000;
 pub const HEADER_TIMEOUT_MS: u64 = 10_000;
 /// Time that a client's connection may be idle between requests.
 pub const IDLE_TIMEOUT_MS: u64 = 60_000;
-/// Time to the first byte of the response, from the last byte of the request.
+/// Time to a whole response head, from the last byte of the request.
 pub const RESPONSE_TIMEOUT_MS: u64 = 30_000;
-/// Time without progress inside a body, in either direction.
+/// Time inside a body, in either direction, to send anything, and to take a piece of it, which is
+/// at most a large chunk.
 pub const BODY_IDLE_TIMEOUT_MS: u64 = 30_000;
 /// Time that a pooled connection to a backend may stay idle.
 pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;
@@ -55,6 +56,8 @@ pub const WEIGHT_MAX: u16 = 256;
 /// Longest layout of the weighted round robin, in slots.
 pub const SLOTS_MAX: usize = BACKENDS_MAX * WEIGHT_MAX as usize;
 
+/// Longest name of a host (RFC 1035 section 2.3.4).
+pub const HOST_BYTES_MAX: usize = 253;
 /// The port that is listened on where none is named.
 pub const PORT: u16 = 3030;
 
@@ -82,6 +85,9 @@ pub const RING_COMPLETIONS: u32 = 16 * 1024;
 /// Connections that the kernel may hold for a listener before they are accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
 
+/// Connections that a worker accepts at a time, before it serves those it has.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
 /// Grain of every deadline.
 pub const TICK_MS: u64 = 100;
 /// Ticks that the deadline wheel spans before an entry is put in again.
@@ -97,8 +103,30 @@ pub const EXCHANGES_SPARE_MAX: usize = 256;
 pub const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
 /// Time between two beats of the control thread.
 pub const BEAT_MS: u64 = 1_000;
+/// Time that operations have to come back once everything is cancelled.
+pub const SETTLE_TIMEOUT_MS: u64 = 5_000;
 /// Beats in a row that a worker may miss.
 pub const BEATS_MISSED_MAX: u32 = 5;
+
+/// Workers that a demo may start; each is a process.
+pub const DEMO_WORKERS_MAX: i64 = 64;
+/// Requests per second that a demo may send to itself; more is a load test.
+pub const DEMO_RATE_MAX: i64 = 10_000;
+/// Requests of a demo that may be under way at once; while they are, the stream leaves out its
+/// turns.
+pub const DEMO_IN_FLIGHT_MAX: usize = 256;
+/// Longest line that a demo worker may say where it listens with.
+pub const DEMO_LINE_BYTES_MAX: u64 = 256;
+/// Time between two pictures of the demo's table.
+pub const DEMO_REDRAW_MS: u64 = 1_000;
+/// Longest average delay of a demo worker.
+pub const DEMO_AVG_DELAY_MAX_MS: u64 = 3_600_000;
+/// Time that a demo worker has to come up.
+pub const DEMO_START_TIMEOUT_MS: u64 = 10_000;
+/// Time that a demo worker has to end by itself.
+pub const DEMO_STOP_TIMEOUT_MS: u64 = 3_000;
+/// Time that the demo's own requests have to end once no more are sent.
+pub const DEMO_TRAFFIC_STOP_TIMEOUT_MS: u64 = 5_000;
 
 const _: () = assert!(SMALL_CHUNK_BYTES <= HEAD_BYTES_MAX);
 const _: () = assert!(SLAB_BYTES.is_multiple_of(LARGE_CHUNK_BYTES));

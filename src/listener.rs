@@ -11,6 +11,7 @@ use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
 
 use crate::io::{Io, is_out_of_descriptors};
+use crate::limits;
 use crate::stats::WorkerCounters;
 
 /// How many connections of clients may be open in the whole process, and how many are.
@@ -96,12 +97,14 @@ impl Door {
         while !self.closing.get() {
             // At the limit no accept is under way: the kernel's queue holds who comes.
             if self.limit.is_reached() {
-                shed();
                 self.change().await;
                 continue;
             }
             match io.accept(&listener).await {
-                Ok((socket, peer)) => serve(socket, peer, self.let_in()),
+                Ok((socket, peer)) => {
+                    serve(socket, peer, self.let_in());
+                    self.accept_burst(&io, &listener, &serve);
+                }
                 // The door closes, or the client has left already.
                 Err(_) if self.closing.get() => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -115,6 +118,26 @@ impl Door {
             }
         }
         while let Ok(Some((socket, peer))) = io.accept_queued(&listener) {
+            serve(socket, peer, self.let_in());
+        }
+    }
+
+    /// Lets in those who came together with the first; one a turn of the loop would be too few
+    /// when many come at once and the worker is busy.
+    fn accept_burst<I: Io>(
+        self: &Rc<Self>,
+        io: &I,
+        listener: &I::Listener,
+        serve: &impl Fn(I::Socket, SocketAddr, Guest),
+    ) {
+        for _ in 1..limits::ACCEPTS_PER_TURN {
+            if self.limit.is_reached() {
+                return;
+            }
+            // An error is met again, and dealt with, by the next wait.
+            let Ok(Some((socket, peer))) = io.accept_queued(listener) else {
+                return;
+            };
             serve(socket, peer, self.let_in());
         }
     }

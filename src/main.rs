@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use fastlb::cli::{Cli, Order};
+use fastlb::cli::{self, Cli, Order};
 use fastlb::{demo, server};
 use mimalloc::MiMalloc;
 use tracing::level_filters::LevelFilter;
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     match carry_out(order) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("fastlb: error: {error}");
+            cli::complain(&error);
             ExitCode::FAILURE
         }
     }
@@ -39,6 +39,8 @@ fn start_log(level: LevelFilter) {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
+        // A log that nobody reads any more is no reason to panic.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -1,10 +1,11 @@
 //! The whole balancer: starts the workers, watches over them, drains and stops them.
 
+mod watcher;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::balance::Balancer;
 use crate::config::Config;
@@ -21,9 +22,10 @@ use crate::http1;
 use crate::io::{self as engine, EngineChoice, Epoll, ProbeError, Uring};
 use crate::limits;
 use crate::listener::ConnectionLimit;
+use crate::signals::Signals;
 use crate::stats::Stats;
 use crate::upstream;
-use crate::worker::{self, Phase};
+use crate::worker::{self, Stage};
 
 /// Why the balancer could not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,12 @@ pub enum Error {
     /// io_uring was asked for by name and does not work here.
     #[error("io_uring cannot be used: {0}; or use `--io epoll`")]
     Engine(ProbeError),
+    /// A backend is the balancer itself.
+    #[error("backend {backend} is where fastlb itself listens: requests would go round in circles")]
+    Loop {
+        /// The backend's address.
+        backend: SocketAddr,
+    },
     /// There are too few descriptors for a single connection.
     #[error(
         "the limit of {limit} open files leaves none for connections: raise it with \
@@ -97,10 +105,10 @@ pub fn run(config: Config) -> Result<(), Error> {
     let runtime = runtime.map_err(setup("building the control runtime"))?;
     runtime.block_on(async {
         let installing = setup("installing the signal handlers");
-        let mut terminate = signal(SignalKind::terminate()).map_err(installing)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(installing)?;
+        let mut signals = Signals::new().map_err(installing)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(installing)?;
         let server = Server::start(config)?;
-        let phase = server.phase.clone();
+        let stage = server.stage.clone();
         let mut joined = tokio::task::spawn_blocking(move || server.join());
         loop {
             tokio::select! {
@@ -109,22 +117,22 @@ pub fn run(config: Config) -> Result<(), Error> {
                     info!("{}", report.map_err(setup("waiting for the workers"))??);
                     return Ok(());
                 }
-                _ = terminate.recv() => next_phase(&phase),
-                _ = interrupt.recv() => next_phase(&phase),
+                () = signals.recv() => next_stage(&stage),
+                _ = hangup.recv() => warn!("HUP is passed over: reloading does not exist yet"),
             }
         }
     })
 }
 
-fn next_phase(phase: &watch::Sender<Phase>) {
-    phase.send_modify(|phase| {
-        *phase = if *phase == Phase::Serve {
-            Phase::Drain
+fn next_stage(stage: &watch::Sender<Stage>) {
+    stage.send_modify(|stage| {
+        *stage = if *stage == Stage::Serve {
+            Stage::Drain
         } else {
-            Phase::Stop
+            Stage::Stop
         };
-        match phase {
-            Phase::Stop => info!("stopping at once"),
+        match stage {
+            Stage::Stop => info!("stopping at once"),
             _ => info!("draining; a second signal stops at once"),
         }
     });
@@ -135,8 +143,11 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     engine: &'static str,
     stats: Stats,
-    phase: watch::Sender<Phase>,
-    workers: Vec<JoinHandle<io::Result<worker::Report>>>,
+    stage: watch::Sender<Stage>,
+    /// Those that have not ended yet.
+    workers: Vec<Option<JoinHandle<io::Result<worker::Report>>>>,
+    /// Which worker has ended; closed once all have.
+    ended: mpsc::Receiver<usize>,
     /// The watcher stops when this is dropped.
     _watching: mpsc::Sender<()>,
 }
@@ -157,17 +168,41 @@ impl Server {
     /// As those of [`Server::start`].
     pub fn start_with(config: Config, balancer: Arc<dyn Balancer>) -> Result<Self, Error> {
         let engine = choose_engine(config.io)?;
+        match Self::start_on(engine, &config, &balancer) {
+            // One ring could be had, but not as many as there are workers.
+            Err(Error::Worker { error, .. })
+                if config.io == EngineChoice::Auto && engine == Engine::IoUring =>
+            {
+                warn!("engine epoll, because io_uring cannot be used: {error}");
+                Self::start_on(Engine::Epoll, &config, &balancer)
+            }
+            started => started,
+        }
+    }
+
+    fn start_on(
+        engine: Engine,
+        config: &Config,
+        balancer: &Arc<dyn Balancer>,
+    ) -> Result<Self, Error> {
         let limit = Arc::new(ConnectionLimit::new(connection_max(config.cores.workers)?));
         let (listeners, addresses) = listen(&config.listen, config.cores.workers)?;
+        refuse_loops(config, &addresses)?;
         let fleet = Fleet::new(&config.backends);
         let stats = Stats::new(config.cores.workers, config.backends.len());
-        let (phase, phases) = watch::channel(Phase::Serve);
+        let (stage, stages) = watch::channel(Stage::Serve);
         let (ready, readiness) = mpsc::channel();
+        let (ending, ended) = mpsc::channel();
         let mut workers = Vec::new();
         let mut pulses = Vec::new();
         for (index, listeners) in listeners.into_iter().enumerate() {
             let pulse = Arc::<AtomicU64>::default();
             pulses.push(pulse.clone());
+            let end = WorkerEnd {
+                index,
+                ending: ending.clone(),
+                pulse: pulse.clone(),
+            };
             let options = worker::Options {
                 listeners,
                 buffers: config.buffers,
@@ -175,32 +210,29 @@ impl Server {
                 balancer: balancer.clone(),
                 counters: stats.worker(index),
                 limit: limit.clone(),
-                http: http_options(&config),
-                upstream: upstream_options(&config),
+                http: http_options(config),
+                upstream: upstream_options(config),
                 drain_timeout: config.timeouts.drain,
-                phase: phases.clone(),
+                stage: stages.clone(),
                 pulse,
             };
             let processor = config.cores.processors[index % config.cores.processors.len()];
-            workers.push(start_worker(
-                index,
-                processor,
-                engine,
-                options,
-                ready.clone(),
-            )?);
+            let worker = start_worker(end, processor, engine, options, ready.clone())?;
+            workers.push(Some(worker));
         }
-        drop(ready);
-        let _watching = start_watcher(pulses, phases)?;
+        drop((ready, ending));
+        let _watching = watcher::start(pulses)?;
         let server = Self {
             addresses,
             engine: engine.name(),
             stats,
-            phase,
+            stage,
             workers,
+            ended,
             _watching,
         };
         let server = server.wait_until_ready(&readiness)?;
+        info!("engine {}", server.engine);
         for address in &server.addresses {
             info!("listening on {address}");
         }
@@ -224,31 +256,36 @@ impl Server {
 
     /// Asks the workers to finish what is under way and to stop.
     pub fn drain(&self) {
-        self.phase
-            .send_modify(|phase| *phase = (*phase).max(Phase::Drain));
+        self.stage
+            .send_modify(|stage| *stage = (*stage).max(Stage::Drain));
     }
 
-    /// Waits until every worker has stopped.
+    /// Waits until every worker has stopped. Where one fails, the others are stopped too.
     ///
     /// # Errors
     /// The first worker that failed.
-    pub fn join(self) -> Result<Report, Error> {
+    pub fn join(mut self) -> Result<Report, Error> {
         let mut sum = worker::Report::default();
-        for (index, worker) in self.workers.into_iter().enumerate() {
+        let mut failed = None;
+        for index in &self.ended {
+            let worker = self.workers[index].take().expect("a worker ends once");
             let ended = worker
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("it panicked")));
-            let report = ended.map_err(|error| {
-                // The others must not wait for a signal that nobody sends any more.
-                self.phase.send_replace(Phase::Stop);
-                Error::Worker { index, error }
-            })?;
-            sum.finished += report.finished;
-            sum.cut += report.cut;
-            sum.left.chunks_held += report.left.chunks_held;
-            sum.left.operations += report.left.operations;
+            match ended {
+                Ok(report) => {
+                    sum.finished += report.finished;
+                    sum.cut += report.cut;
+                    sum.left.chunks_held += report.left.chunks_held;
+                    sum.left.operations += report.left.operations;
+                }
+                Err(error) => {
+                    self.stage.send_replace(Stage::Stop);
+                    failed.get_or_insert(Error::Worker { index, error });
+                }
+            }
         }
-        Ok(Report(sum))
+        failed.map_or(Ok(Report(sum)), Err)
     }
 
     fn wait_until_ready(self, readiness: &mpsc::Receiver<()>) -> Result<Self, Error> {
@@ -256,7 +293,7 @@ impl Server {
         if readiness.iter().take(self.workers.len()).count() == self.workers.len() {
             return Ok(self);
         }
-        self.phase.send_replace(Phase::Stop);
+        self.stage.send_replace(Stage::Stop);
         self.join()?;
         let error = io::Error::other("a worker ended before it accepted connections");
         Err(setup("starting the workers")(error))
@@ -264,7 +301,7 @@ impl Server {
 }
 
 /// The engine that the workers run on, decided.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Engine {
     IoUring,
     Epoll,
@@ -280,21 +317,34 @@ impl Engine {
 }
 
 fn choose_engine(choice: EngineChoice) -> Result<Engine, Error> {
-    let engine = match choice {
-        EngineChoice::Epoll => Engine::Epoll,
+    match choice {
+        EngineChoice::Epoll => Ok(Engine::Epoll),
         EngineChoice::IoUring => engine::probe()
             .map(|()| Engine::IoUring)
-            .map_err(Error::Engine)?,
-        EngineChoice::Auto => match engine::probe() {
-            Ok(()) => Engine::IoUring,
-            Err(error) => {
+            .map_err(Error::Engine),
+        EngineChoice::Auto => Ok(engine::probe().map_or_else(
+            |error| {
                 warn!("engine epoll, because io_uring cannot be used: {error}");
-                return Ok(Engine::Epoll);
-            }
-        },
-    };
-    info!("engine {}", engine.name());
-    Ok(engine)
+                Engine::Epoll
+            },
+            |()| Engine::IoUring,
+        )),
+    }
+}
+
+/// Refuses a backend that is the balancer itself: one request would go round until all
+/// connections are taken.
+fn refuse_loops(config: &Config, listening: &[SocketAddr]) -> Result<(), Error> {
+    for backend in config.backends.iter().map(|backend| backend.address) {
+        let leads_here = |listens: &SocketAddr| {
+            let everywhere = listens.ip().is_unspecified() && backend.ip().is_loopback();
+            listens.port() == backend.port() && (listens.ip() == backend.ip() || everywhere)
+        };
+        if listening.iter().any(leads_here) {
+            return Err(Error::Loop { backend });
+        }
+    }
+    Ok(())
 }
 
 /// Half of the descriptors that sessions may have: each needs one downstream and one upstream.
@@ -311,11 +361,23 @@ fn connection_max(workers: usize) -> Result<usize, Error> {
     }
 }
 
+/// Whether `address` can be listened on, before anything else is started.
+///
+/// # Errors
+/// [`Error::Listen`], with what helps.
+pub fn check_listen(address: SocketAddr) -> Result<(), Error> {
+    engine::check_port_free(address).map_err(|error| Error::Listen { address, error })
+}
+
 /// Sockets for every worker and the addresses they are bound to.
 fn listen(
     addresses: &[SocketAddr],
     workers: usize,
 ) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketAddr>), Error> {
+    // All of them before the first socket of our own, which would be in the way of the others.
+    addresses
+        .iter()
+        .try_for_each(|&address| check_listen(address))?;
     let mut listeners: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
     let mut bound = Vec::new();
     for &asked in addresses {
@@ -323,7 +385,6 @@ fn listen(
             address: asked,
             error,
         };
-        engine::check_port_free(asked).map_err(failed)?;
         let mut address = asked;
         for listeners in &mut listeners {
             let socket = engine::listen(address).map_err(failed)?;
@@ -349,13 +410,15 @@ fn listen_cure(error: &io::Error) -> &'static str {
 }
 
 fn start_worker(
-    index: usize,
+    end: WorkerEnd,
     processor: usize,
     engine: Engine,
     options: worker::Options,
     ready: mpsc::Sender<()>,
 ) -> Result<JoinHandle<io::Result<worker::Report>>, Error> {
+    let index = end.index;
     let body = move || {
+        let _end = end;
         if let Err(error) = engine::pin_to_processor(processor) {
             warn!("worker {index} cannot be pinned to processor {processor}: {error}");
         }
@@ -374,37 +437,19 @@ fn start_worker(
         .map_err(setup("starting a worker thread"))
 }
 
-/// Counts the beats in which a worker's engine has completed nothing, and ends the process when
-/// they are too many: a worker that hangs holds connections that nobody else can serve.
-fn start_watcher(
-    pulses: Vec<Arc<AtomicU64>>,
-    phases: watch::Receiver<Phase>,
-) -> Result<mpsc::Sender<()>, Error> {
-    let (watching, stop) = mpsc::channel::<()>();
-    let beat = Duration::from_millis(limits::BEAT_MS);
-    let body = move || {
-        let mut seen = vec![(0, 0); pulses.len()];
-        // Beats are counted, not time: a machine that is paused pauses them too.
-        while stop.recv_timeout(beat) == Err(mpsc::RecvTimeoutError::Timeout) {
-            if *phases.borrow() != Phase::Serve {
-                continue;
-            }
-            for (index, (pulse, (last, missed))) in pulses.iter().zip(&mut seen).enumerate() {
-                let now = pulse.load(Ordering::Relaxed);
-                *missed = if now == *last { *missed + 1 } else { 0 };
-                *last = now;
-                if *missed >= limits::BEATS_MISSED_MAX {
-                    error!("worker {index} has been stuck for {missed} seconds; giving up");
-                    process::exit(1);
-                }
-            }
-        }
-    };
-    let thread = thread::Builder::new().name("watcher".to_owned());
-    thread
-        .spawn(body)
-        .map_err(setup("starting the watcher thread"))?;
-    Ok(watching)
+/// Says that a worker has ended, in whatever way, when it is dropped.
+struct WorkerEnd {
+    index: usize,
+    ending: mpsc::Sender<usize>,
+    pulse: Arc<AtomicU64>,
+}
+
+impl Drop for WorkerEnd {
+    fn drop(&mut self) {
+        self.pulse.store(watcher::ENDED, Ordering::Relaxed);
+        // Nobody listens any more where the server was dropped without a join.
+        let _ = self.ending.send(self.index);
+    }
 }
 
 fn http_options(config: &Config) -> http1::Options {
@@ -413,6 +458,8 @@ fn http_options(config: &Config) -> http1::Options {
         idle_timeout: config.timeouts.idle,
         response_timeout: config.timeouts.response,
         body_idle_timeout: config.timeouts.body_idle,
+        // Who only waits out his grace is not to be cut.
+        drain_grace: Duration::from_millis(limits::DRAIN_GRACE_MS).min(config.timeouts.drain / 2),
         trusted: config.trusted.clone(),
     }
 }

@@ -31,14 +31,14 @@ pub(crate) struct Options {
     pub(crate) http: http1::Options,
     pub(crate) upstream: upstream::Options,
     pub(crate) drain_timeout: Duration,
-    pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) stage: watch::Receiver<Stage>,
     /// Grows once a tick for as long as the worker's engine completes operations.
     pub(crate) pulse: Arc<AtomicU64>,
 }
 
-/// What the whole program is about, as its workers are told.
+/// How far the program is, as its workers are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
+pub(crate) enum Stage {
     Serve,
     /// Finish what is under way, then stop.
     Drain,
@@ -74,7 +74,7 @@ async fn serve<I: Io>(io: I, options: Options, ready: impl FnOnce()) -> io::Resu
         limit,
         http,
         upstream,
-        mut phase,
+        mut stage,
         ..
     } = options;
     let backends = Backends::new(io.clone(), fleet, balancer, upstream, counters.clone());
@@ -97,7 +97,7 @@ async fn serve<I: Io>(io: I, options: Options, ready: impl FnOnce()) -> io::Resu
     ready();
 
     // An error means that whoever drives us is gone, which is a reason to stop as well.
-    let _ = phase.wait_for(|&phase| phase >= Phase::Drain).await;
+    let _ = stage.wait_for(|&stage| stage >= Stage::Drain).await;
     gateway.drain();
     door.close();
     listeners
@@ -107,7 +107,7 @@ async fn serve<I: Io>(io: I, options: Options, ready: impl FnOnce()) -> io::Resu
         acceptor.await.map_err(io::Error::other)?;
     }
     drop(listeners);
-    let cut = drain(&gateway, &door, options.drain_timeout, &phase).await;
+    let cut = drain(&gateway, &door, options.drain_timeout, &stage).await;
     keeping.abort();
     gateway.backends.pool.clear();
     stopped.set(true);
@@ -124,12 +124,12 @@ async fn drain<I: Io>(
     gateway: &Gateway<I>,
     door: &Door,
     timeout: Duration,
-    phase: &watch::Receiver<Phase>,
+    stage: &watch::Receiver<Stage>,
 ) -> u64 {
     let clock = Stopwatch::start();
     while door.guests() > 0 {
         let over = clock.elapsed_ms() >= timeout.as_millis() as u64;
-        if over || *phase.borrow() == Phase::Stop {
+        if over || *stage.borrow() == Stage::Stop {
             break;
         }
         door.change().await;

@@ -101,10 +101,8 @@ fn a_port_in_use_is_named_with_its_cure() {
         let output = fastlb(&args).output().unwrap();
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{message}");
-        assert!(
-            message.contains(&format!("{address} is in use; name another")),
-            "{message}"
-        );
+        let names_it = message.contains(&address) && message.contains("in use");
+        assert!(names_it && message.contains("another"), "{message}");
     }
 }
 

@@ -15,6 +15,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
         &[
             "config",
             "server",
+            "signals",
             "admin",
             "fleet",
             "health/active",

@@ -17,7 +17,7 @@ pub trait Balancer: Send + Sync + 'static {
     /// does not name.
     fn pick(&self, fleet: &Snapshot, ask: &Ask<'_>) -> Option<BackendId>;
 
-    /// Tells how a request that was picked for `id` ended.
+    /// Tells how a request ended for which `id` was picked; each pick has one end.
     fn done(&self, _id: BackendId, _outcome: &Outcome) {}
 }
 
@@ -45,11 +45,14 @@ pub struct Demand {
 
 /// How a request ended, as far as an algorithm may learn from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// Whether the backend answered with a whole response.
-    pub answered: bool,
-    /// Microseconds from the pick to the end of the response.
-    pub took_us: u64,
+pub enum Outcome {
+    /// The backend answered with a whole response.
+    Answered {
+        /// Microseconds from the pick to the end of the response.
+        took_us: u64,
+    },
+    /// There was no whole response, whoever is to blame.
+    Failed,
 }
 
 /// The algorithms that exist, by their standard names.

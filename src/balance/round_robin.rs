@@ -33,8 +33,8 @@ impl Balancer for RoundRobin {
     }
 }
 
-/// The first backend after `turn` that was not tried. The cursor stays where it is: a request that
-/// tries again must not shift everybody else's turn.
+/// The first backend after `turn` that was not tried. As each try has a turn of its own, what a
+/// dead backend leaves over goes to all others, not to its neighbour alone.
 fn next_untried(slots: &[BackendId], turn: usize, tried: &[BackendId]) -> Option<BackendId> {
     let (before, after) = slots.split_at(turn);
     after

@@ -1,6 +1,7 @@
 //! The flags of the balancer, and the [`Config`] that they mean.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -47,7 +48,7 @@ pub(super) struct Flags {
     balance: Algorithm,
     /// What moves the bytes: auto, io-uring or epoll.
     #[arg(long, value_name = "ENGINE", env = "FASTLB_IO", default_value = "auto")]
-    #[arg(value_parser = values::engine)]
+    #[arg(value_parser = EngineChoice::from_str)]
     io: EngineChoice,
     /// To connect to a backend.
     #[arg(
@@ -81,6 +82,14 @@ pub(super) struct Flags {
         default_value = "30s"
     )]
     response_timeout: TimeLimit,
+    /// Inside a body, for a piece of at most 64 KiB to come or be taken.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "FASTLB_BODY_IDLE_TIMEOUT",
+        default_value = "30s"
+    )]
+    body_idle_timeout: TimeLimit,
     /// For what still runs when the program is told to end.
     #[arg(
         long,
@@ -113,11 +122,15 @@ impl Flags {
         if self.backends.is_empty() {
             return Err(usage(NO_BACKENDS));
         }
+        let listen = self.listen_addresses();
+        if let Some(twice) = repeated(&listen) {
+            return Err(usage(format!("--listen {twice} is named twice")));
+        }
         let backends: BackendList = self.backends.join(",").parse().map_err(usage)?;
         Ok(Config {
             backends: backends.resolve()?,
             cores: cores(self.cores)?,
-            listen: self.listen_addresses(),
+            listen,
             balance: self.balance,
             io: self.io,
             timeouts: self.timeouts(),
@@ -142,10 +155,18 @@ impl Flags {
             header: self.header_timeout.into(),
             idle: self.idle_timeout.into(),
             response: self.response_timeout.into(),
+            body_idle: self.body_idle_timeout.into(),
             drain: self.drain_timeout,
-            ..Timeouts::default()
         }
     }
+}
+
+fn repeated(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    let earlier = |&(place, address): &(usize, &SocketAddr)| {
+        address.port() != 0 && addresses[..place].contains(address)
+    };
+    let repeated = addresses.iter().enumerate().find(earlier);
+    repeated.map(|(_, address)| *address)
 }
 
 fn cores(workers: Option<u16>) -> Result<Cores, Error> {

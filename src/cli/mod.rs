@@ -7,6 +7,8 @@ mod later;
 mod values;
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -106,16 +108,21 @@ impl Error {
                 }
             }
             Self::Backends(ResolveError::Duplicate { .. } | ResolveError::TooMany(_)) => {
-                eprintln!("fastlb: error: {self}");
+                complain(self);
                 ExitCode::from(EXIT_USAGE)
             }
             // A resolver may answer the next time: not the fault of the configuration.
             Self::Backends(ResolveError::Name { .. }) | Self::Processors(_) => {
-                eprintln!("fastlb: error: {self}");
+                complain(self);
                 ExitCode::FAILURE
             }
         }
     }
+}
+
+/// Writes an error for the user, for as long as there is somebody to read it.
+pub fn complain(error: &dyn Display) {
+    let _ = writeln!(io::stderr(), "fastlb: error: {error}");
 }
 
 impl Cli {
@@ -174,7 +181,7 @@ fn port_wins(matches: &ArgMatches) -> Result<bool, Error> {
     }
 }
 
-fn usage(message: impl std::fmt::Display) -> Error {
+fn usage(message: impl Display) -> Error {
     Cli::command()
         .error(ErrorKind::ValueValidation, message)
         .into()

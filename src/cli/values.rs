@@ -11,7 +11,6 @@ use tracing::level_filters::LevelFilter;
 use super::later::DOES_NOT_EXIST;
 use crate::balance::Algorithm;
 use crate::config::{DurationError, parse_limit};
-use crate::io::EngineChoice;
 
 /// Algorithms that will come.
 const LATER: [&str; 6] = [
@@ -73,16 +72,6 @@ pub(super) fn algorithm(name: &str) -> Result<Algorithm, String> {
             "--balance {name} {DOES_NOT_EXIST}; there is round-robin"
         )),
         _ => Err("there is round-robin".to_owned()),
-    }
-}
-
-/// Reads the name of an engine.
-pub(super) fn engine(name: &str) -> Result<EngineChoice, String> {
-    match name {
-        "auto" => Ok(EngineChoice::Auto),
-        "io-uring" => Ok(EngineChoice::IoUring),
-        "epoll" => Ok(EngineChoice::Epoll),
-        _ => Err("there are auto, io-uring and epoll".to_owned()),
     }
 }
 

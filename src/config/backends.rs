@@ -8,11 +8,10 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use crate::balance::{Weight, WeightError};
+use crate::limits;
 
 /// The port of a backend that names none (RFC 9110 section 4.2.1).
 const HTTP_PORT: NonZeroU16 = NonZeroU16::new(80).expect("80 is not 0");
-/// The longest name that exists (RFC 1035 section 2.3.4).
-const HOST_BYTES_MAX: usize = 253;
 
 /// The backends of `--backends`, at least one. [`BackendList::resolve`] finds their addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +187,7 @@ fn parse_host(host: &str) -> Result<Host, BackendFault> {
         return Ok(Host::V4(address));
     }
     let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if host.is_empty() || host.len() > HOST_BYTES_MAX || !host.bytes().all(is_name_byte) {
+    if host.is_empty() || host.len() > limits::HOST_BYTES_MAX || !host.bytes().all(is_name_byte) {
         return Err(BackendFault::Host);
     }
     // Resolvers take `8080` and `10.1` for addresses, which nobody means who writes them here.

@@ -4,13 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-
 use crate::config::parse_duration;
-use crate::io::EngineChoice;
+use crate::limits;
 
 /// Longest average delay of a demo worker.
-const AVG_DELAY_MAX: Duration = Duration::from_secs(3600);
+const AVG_DELAY_MAX: Duration = Duration::from_millis(limits::DEMO_AVG_DELAY_MAX_MS);
 
 /// A probability, written in percent: 0 is never, 100 is always.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,15 +51,6 @@ pub(super) fn avg_delay(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(delay)
-}
-
-/// Reads the name of an engine.
-pub(super) fn engine() -> impl TypedValueParser<Value = EngineChoice> {
-    PossibleValuesParser::new(["auto", "io-uring", "epoll"]).map(|name| match name.as_str() {
-        "io-uring" => EngineChoice::IoUring,
-        "epoll" => EngineChoice::Epoll,
-        _ => EngineChoice::Auto,
-    })
 }
 
 #[cfg(test)]

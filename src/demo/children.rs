@@ -16,13 +16,12 @@ use tokio::net::unix::pipe;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::arguments::Percent;
+use crate::limits;
 
 /// Time that a worker has to say where it listens.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_millis(limits::DEMO_START_TIMEOUT_MS);
 /// Time that the workers have to leave after their lifelines ended.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest line that a worker may say where it listens with.
-const LINE_BYTES_MAX: u64 = 256;
+const STOP_TIMEOUT: Duration = Duration::from_millis(limits::DEMO_STOP_TIMEOUT_MS);
 
 /// Why a demo worker could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +188,7 @@ fn spawn(
 async fn listening_on(output: &mut (impl AsyncBufRead + Unpin)) -> Option<SocketAddr> {
     let mut line = String::new();
     output
-        .take(LINE_BYTES_MAX)
+        .take(limits::DEMO_LINE_BYTES_MAX)
         .read_line(&mut line)
         .await
         .ok()?;

@@ -8,14 +8,14 @@ mod children;
 mod meter;
 mod routes;
 mod screen;
-mod signals;
 mod table;
 mod traffic;
 pub mod worker;
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::str::FromStr as _;
 use std::thread;
 use std::time::Duration;
 
@@ -31,32 +31,25 @@ use crate::config::{BackendConfig, Config, Cores, ProcessorsError, Timeouts, par
 use crate::io::{BufferOptions, EngineChoice};
 use crate::limits;
 use crate::server::{self, Report, Server};
+use crate::signals::Signals;
 use children::Children;
 use meter::Meter;
 use screen::Screen;
-use signals::Signals;
 use table::{Counters, Heading};
 use traffic::{Tally, Traffic};
 
 /// The path at which a worker does its work.
 const HELLO: &str = "/api/v1/hello";
-/// Most workers that a demo starts; each is a process.
-const DEMO_WORKERS_MAX: i64 = 64;
-/// Most requests per second that a demo sends to itself; more is a load test.
-const DEMO_RATE_MAX: i64 = 10_000;
-/// How often the table is redrawn.
-const REDRAW: Duration = Duration::from_secs(1);
-
 /// What `fastlb demo` is told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Demo workers to start.
     #[arg(long, value_name = "N", default_value = "3",
-        value_parser = clap::value_parser!(u16).range(1..=DEMO_WORKERS_MAX))]
+        value_parser = clap::value_parser!(u16).range(1..=limits::DEMO_WORKERS_MAX))]
     pub workers: u16,
     /// Requests per second that the demo sends to itself; 0 sends none.
     #[arg(long, value_name = "N", default_value = "20",
-        value_parser = clap::value_parser!(u32).range(0..=DEMO_RATE_MAX))]
+        value_parser = clap::value_parser!(u32).range(0..=limits::DEMO_RATE_MAX))]
     pub rate: u32,
     /// Port to listen on, on 127.0.0.1; 0 takes a free one.
     #[arg(short, long, value_name = "PORT", default_value_t = limits::PORT)]
@@ -76,7 +69,8 @@ pub struct Options {
         value_parser = clap::value_parser!(u16).range(1..=limits::WORKERS_MAX as i64))]
     pub cores: Option<u16>,
     /// Engine that moves the bytes.
-    #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = arguments::engine())]
+    #[arg(long, value_name = "ENGINE", default_value = "auto",
+        value_parser = EngineChoice::from_str)]
     pub io: EngineChoice,
     /// Stops by itself after this time [default: runs until Ctrl-C].
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
@@ -86,17 +80,6 @@ pub struct Options {
 /// Why a demo could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Somebody else listens there.
-    #[error("{0} is in use; name another port with --port (0 takes a free one)")]
-    AddressInUse(SocketAddr),
-    /// The address cannot be listened on for another reason.
-    #[error("cannot listen on {address}: {cause}")]
-    Listen {
-        /// What was to be listened on.
-        address: SocketAddr,
-        /// What the kernel said.
-        cause: io::Error,
-    },
     /// A worker did not come up.
     #[error(transparent)]
     Worker(#[from] ChildError),
@@ -131,7 +114,8 @@ pub fn run(options: Options) -> Result<(), Error> {
     let listen = options
         .listen
         .unwrap_or_else(|| (Ipv4Addr::LOCALHOST, options.port).into());
-    refuse_if_in_use(listen)?;
+    // Before any worker is started: the usual mistake is a second demo on the same port.
+    server::check_listen(listen)?;
     let starting = Children::start(options.workers, options.avg_delay, options.failure);
     let mut children = runtime.block_on(starting)?;
     let outcome = balance(&options, listen, &runtime, &mut signals, &mut children);
@@ -185,7 +169,7 @@ async fn show(
     let mut meter = Meter::new(started, usize::from(options.workers));
     let mut screen = Screen::open()?;
     screen.begin(heading)?;
-    let mut redraw = interval(REDRAW);
+    let mut redraw = interval(Duration::from_millis(limits::DEMO_REDRAW_MS));
     redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -250,17 +234,6 @@ fn config(
         trusted: Vec::new(),
         buffers: BufferOptions::default(),
     })
-}
-
-/// Refuses an address that another program has, even one that would share it: the balancer's own
-/// sockets are bound with SO_REUSEPORT, and a second demo would take half of the first one's
-/// connections without a word.
-fn refuse_if_in_use(address: SocketAddr) -> Result<(), Error> {
-    match TcpListener::bind(address) {
-        Ok(_) => Ok(()),
-        Err(cause) if cause.kind() == io::ErrorKind::AddrInUse => Err(Error::AddressInUse(address)),
-        Err(cause) => Err(Error::Listen { address, cause }),
-    }
 }
 
 /// Where the demo itself reaches what listens on `address`.

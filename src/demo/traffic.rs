@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
-/// Requests that may be under way at once; while they are, the stream leaves out its turns.
-const IN_FLIGHT_MAX: usize = 256;
+use crate::limits;
+
 /// Time that the requests under way have to end once the stream is stopped.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_millis(limits::DEMO_TRAFFIC_STOP_TIMEOUT_MS);
 /// What is asked for, in turn: mostly the work.
 const PATHS: [&str; 8] = [
     super::HELLO,
@@ -96,7 +96,7 @@ async fn stream(uris: &[Uri], rate: NonZeroU32, mut stopped: oneshot::Receiver<(
             _ = &mut stopped => break,
             Some(ended) = under_way.join_next() => tally.count(ended.unwrap_or(Ended::Broken)),
             _ = turns.tick() => match uris.next() {
-                Some(uri) if under_way.len() < IN_FLIGHT_MAX => {
+                Some(uri) if under_way.len() < limits::DEMO_IN_FLIGHT_MAX => {
                     under_way.spawn(ask(client.clone(), uri.clone()));
                 }
                 _ => tally.left_out += 1,

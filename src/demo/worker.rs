@@ -19,10 +19,8 @@ use tokio::sync::Notify;
 
 use super::arguments::{Percent, avg_delay};
 use super::routes::{Character, router};
-use super::signals::Signals;
-
-/// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
-const BACKLOG: u32 = 4096;
+use crate::limits;
+use crate::signals::Signals;
 
 /// What `fastlb worker` is told.
 #[derive(Clone, Debug, clap::Args)]
@@ -130,7 +128,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
         };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(BACKLOG)
+        socket.listen(limits::LISTEN_BACKLOG as u32)
     };
     bound().map_err(|cause| match cause.kind() {
         io::ErrorKind::AddrInUse => Error::AddressInUse(address),

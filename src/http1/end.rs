@@ -23,6 +23,8 @@ pub enum Cause {
     ClientGone,
     /// There is no backend, or none is left to try.
     NoBackend,
+    /// fastlb has no descriptor or port left to connect to a backend with.
+    Exhausted,
     /// The backend refused the connection, or cannot be reached.
     ConnectFailed,
     /// The backend did not take the connection in time.
@@ -59,7 +61,7 @@ impl Cause {
             | Self::BadResponse(_)
             | Self::BadResponseBody
             | Self::TooManyInterim => Some(502),
-            Self::NoBackend => Some(503),
+            Self::NoBackend | Self::Exhausted => Some(503),
             Self::ConnectTimeout | Self::ResponseTimeout | Self::BackendStalled => Some(504),
             Self::ClientStalled | Self::ClientGone => None,
         }
@@ -84,7 +86,8 @@ impl Cause {
             | Self::BodyTimeout
             | Self::ClientStalled
             | Self::ClientGone
-            | Self::NoBackend => false,
+            | Self::NoBackend
+            | Self::Exhausted => false,
         }
     }
 
@@ -98,6 +101,7 @@ impl Cause {
             Self::ClientStalled => "client does not read",
             Self::ClientGone => "client gone",
             Self::NoBackend => "no backend available",
+            Self::Exhausted => "no descriptor or port left to reach a backend with",
             Self::ConnectFailed => "backend cannot be reached",
             Self::ConnectTimeout => "connection to the backend timed out",
             Self::BackendClosed => "backend closed",

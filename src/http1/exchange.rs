@@ -1,10 +1,9 @@
 //! One request with its response: the path of it, from the first byte to the account.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Poll, ready};
+use std::{io, mem};
 
 use tracing::debug;
 
@@ -16,7 +15,8 @@ use super::reply;
 use super::request::{self, Refused, Request};
 use super::response::{Answered, Progress, Reception};
 use super::session::{Client, Scratch};
-use crate::io::{Io, Parcel, Stopwatch};
+use crate::balance::Outcome;
+use crate::io::{Expired, Io, Parcel, Stopwatch};
 use crate::relay::{self, Half, RelayEnd, Stop};
 use crate::upstream::{Reuse, Tried, Upstream};
 
@@ -43,148 +43,187 @@ pub(super) async fn exchange<I: Io>(
         Ok(request) => request,
         Err(refused) => return refuse(gateway, client, scratch, refused).await,
     };
-    let progress = Progress {
-        uploading: Cell::new(true),
-        phase: Cell::new(Phase::Connect),
-        cuts_cleanly: Cell::new(true),
+    let mut exchange = Exchange {
+        gateway,
+        client,
+        scratch,
+        request,
+        upload: Half::new(request.plan.framing, request.plan.framing),
+        progress: Progress::default(),
     };
-    match forward(gateway, client, scratch, request, &progress).await {
-        Ok(_) if progress.uploading.get() => After::Linger,
-        Ok(answered) if answered.keep_alive => After::Keep,
-        Ok(_) if client.stream.inbox.is_empty() => After::Close,
-        Ok(_) => After::Linger,
-        Err(Cause::ClientStalled) => After::Abort,
-        Err(_) if !progress.cuts_cleanly.get() => After::Abort,
-        Err(cause) => {
-            // With a body under way the connection has no next request to find.
-            let keep_alive = request.plan.keep_alive && !progress.uploading.get();
-            let plan = Some(RequestPlan {
-                keep_alive,
-                ..request.plan
-            });
-            let end = End {
-                cause,
-                phase: progress.phase.get(),
-            };
-            refuse(gateway, client, scratch, Refused { end, plan }).await
-        }
+    match exchange.forward().await {
+        Ok(answered) => exchange.after(answered),
+        Err(cause) => exchange.fail(cause).await,
     }
 }
 
-/// Sends the request to a backend and brings back the response. A pooled connection that turns out
-/// to be dead is replaced, where the request can safely be sent again.
-async fn forward<I: Io>(
-    gateway: &Gateway<I>,
-    client: &mut Client<I>,
-    scratch: &mut Scratch,
+/// A request that is on its way to a backend, and its response.
+struct Exchange<'a, I: Io> {
+    gateway: &'a Gateway<I>,
+    client: &'a mut Client<I>,
+    scratch: &'a mut Scratch,
     request: Request,
-    progress: &Progress,
-) -> Result<Answered, Cause> {
-    let clock = Stopwatch::start();
-    let mut upload = Half::new(request.plan.framing, request.plan.framing);
-    let loaded = upload.load(&mut client.stream.inbox, &mut scratch.request);
-    loaded.map_err(|_| Cause::BadBody)?;
-    progress.uploading.set(!upload.is_done());
-    client.stream.inbox.settle();
+    upload: Half,
+    progress: Progress,
+}
 
-    let (mut backend, mut reuse, mut tried) = (request.backend, Reuse::Allowed, Tried::default());
-    loop {
-        progress.phase.set(Phase::Connect);
-        let whole = upload.is_done() && !scratch.request.has_body();
-        let now_ms = gateway.wheel.now_ms();
-        let connection =
-            gateway
-                .backends
-                .connection(backend, reuse, &mut tried, &client.deadline, now_ms);
-        let mut upstream = connection.await?;
-        backend = upstream.backend;
-        let counters = &gateway.counters.backends[backend.index()];
-        counters.requests.add(1);
+impl<I: Io> Exchange<'_, I> {
+    /// Sends the request to a backend and brings back the response. A pooled connection that turns
+    /// out to be dead is replaced, where the request can safely be sent again.
+    async fn forward(&mut self) -> Result<Answered, Cause> {
+        let gateway = self.gateway;
+        let clock = Stopwatch::start();
+        self.load()?;
+        let kept = self.upload.consumed();
+        let (mut backend, mut reuse) = (self.request.backend, Reuse::Allowed);
+        let mut tried = Tried::default();
+        loop {
+            self.progress.phase.set(Phase::Connect);
+            let (deadline, now_ms) = (&self.client.deadline, gateway.wheel.now_ms());
+            let backends = &gateway.backends;
+            let connection = backends.connection(backend, reuse, &mut tried, deadline, now_ms);
+            let mut upstream = connection.await?;
+            backend = upstream.backend;
+            let counters = &gateway.counters.backends[backend.index()];
+            counters.requests.add(1);
 
-        let result = converse(
-            gateway,
-            client,
-            &mut upstream,
-            scratch,
-            request,
-            &mut upload,
-            progress,
-        )
-        .await;
-        match result {
-            Err(Cause::BackendClosed | Cause::BackendReset)
-                if upstream.reused && whole && request.plan.method.is_idempotent() =>
-            {
+            let result = self.attempt(&mut upstream).await;
+            let dead = matches!(result, Err(Cause::BackendClosed | Cause::BackendReset));
+            if dead && upstream.reused && self.may_repeat(kept) {
                 counters.replaced.add(1);
                 reuse = Reuse::Refused;
+                continue;
             }
-            Ok(answered) => {
-                counters.latency_us.add(clock.elapsed_us());
-                account(gateway, upstream, answered, progress);
-                return Ok(answered);
+            match &result {
+                Ok(answered) => {
+                    let took_us = clock.elapsed_us();
+                    backends.done(backend, &Outcome::Answered { took_us });
+                    counters.latency_us.add(took_us);
+                    self.account(upstream, answered);
+                }
+                Err(cause) => {
+                    backends.done(backend, &Outcome::Failed);
+                    counters.failures.add(u64::from(cause.is_backends_fault()));
+                }
             }
-            Err(cause) => {
-                counters.failures.add(u64::from(cause.is_backends_fault()));
-                return Err(cause);
-            }
+            return result;
         }
     }
-}
 
-/// One attempt: the request over one connection, and its response.
-async fn converse<I: Io>(
-    gateway: &Gateway<I>,
-    client: &mut Client<I>,
-    upstream: &mut Upstream<I>,
-    scratch: &mut Scratch,
-    request: Request,
-    upload: &mut Half,
-    progress: &Progress,
-) -> Result<Answered, Cause> {
-    let Client {
-        stream, deadline, ..
-    } = client;
-    let Scratch {
-        request: outgoing,
-        response: parcel,
-    } = scratch;
-    let uplink = upstream.stream.socket.clone();
-    let client_socket = stream.socket.clone();
-    let sending = gateway.io.send(&uplink, std::mem::take(outgoing));
-    let reception = Reception {
-        gateway,
-        upstream: &mut upstream.stream,
-        client: &client_socket,
-        deadline,
-        parcel,
-        plan: request.plan,
-        progress,
-    };
-    if I::SENDS_UNATTENDED && upload.is_done() {
-        progress.phase.set(Phase::Wait);
-        return unattended(sending, outgoing, reception).await;
-    }
-    progress.phase.set(Phase::Send);
-    deadline.set(gateway.options.body_idle_timeout);
-    let sending = deadline.guard(sending);
-    let (sent, returned) = sending.await.map_err(|_| Cause::ResponseTimeout)?;
-    // The head stays where it is until the response begins: it may have to be sent again.
-    *outgoing = returned;
-    progress.phase.set(Phase::Wait);
-    // A backend that answered early may have closed the other direction; the answer counts.
-    if upload.is_done() || sent.is_err() {
-        return reception.run().await;
-    }
-    outgoing.clear();
-    let options = &gateway.options;
-    let upload = async {
-        let idle = options.body_idle_timeout;
-        relay::relay(upload, stream, &uplink, outgoing, deadline, idle).await?;
-        // The backend's time to answer begins when it has the whole request.
-        deadline.set(options.response_timeout);
+    /// Takes what came of the body together with the head.
+    fn load(&mut self) -> Result<(), Cause> {
+        let inbox = &mut self.client.stream.inbox;
+        if self.upload.load(inbox, &mut self.scratch.request).is_err() {
+            let backends = &self.gateway.backends;
+            backends.done(self.request.backend, &Outcome::Failed);
+            return Err(Cause::BadBody);
+        }
+        self.progress.uploading.set(!self.upload.is_done());
+        inbox.settle();
         Ok(())
-    };
-    both(upload, reception.run(), progress).await
+    }
+
+    /// Whether the request can be sent again: no byte of it is gone, and either the backend has
+    /// certainly seen none, or seeing it twice does no harm.
+    fn may_repeat(&self, kept: u64) -> bool {
+        let whole = self.upload.consumed() == kept && !self.scratch.request.is_empty();
+        whole && (self.request.plan.method.is_idempotent() || self.progress.unsent.get())
+    }
+
+    /// One attempt: the request over one connection, and its response.
+    async fn attempt(&mut self, upstream: &mut Upstream<I>) -> Result<Answered, Cause> {
+        let Self {
+            gateway,
+            client,
+            scratch,
+            request,
+            upload,
+            progress,
+        } = self;
+        let Client {
+            stream, deadline, ..
+        } = &mut **client;
+        let options = &gateway.options;
+        let (uplink, downlink) = (upstream.stream.socket.clone(), stream.socket.clone());
+        let sending = gateway.io.send(&uplink, mem::take(&mut scratch.request));
+        let reception = Reception {
+            gateway,
+            upstream: &mut upstream.stream,
+            client: &downlink,
+            deadline,
+            parcel: &mut scratch.response,
+            plan: request.plan,
+            progress,
+        };
+        if I::SENDS_UNATTENDED && upload.is_done() {
+            progress.phase.set(Phase::Wait);
+            return unattended(sending, &mut scratch.request, reception).await;
+        }
+        progress.phase.set(Phase::Send);
+        let idle = options.body_idle_timeout;
+        let sent = relay::see_through(&gateway.io, &uplink, sending, deadline, idle).await;
+        let (sent, returned) = sent.map_err(|Expired| Cause::ResponseTimeout)?;
+        progress.unsent.set(is_unsent(&sent));
+        // The head stays where it is until the response begins: it may have to be sent again. A
+        // chunk does not, because no wait may hold one.
+        scratch.request = returned;
+        if scratch.request.has_body() {
+            scratch.request.clear();
+        }
+        progress.phase.set(Phase::Wait);
+        // A backend that answered early may have closed the other direction; the answer counts.
+        if upload.is_done() || sent.is_err() {
+            return reception.run().await;
+        }
+        // Each direction has a deadline of its own: one may wait while the other makes progress.
+        let pace = gateway.wheel.deadline();
+        let upload = async {
+            relay::relay(upload, stream, &uplink, &mut scratch.body, &pace, idle).await?;
+            if progress.phase.get() == Phase::Wait {
+                // The backend's time to answer begins when it has the whole request.
+                deadline.set(options.response_timeout);
+            }
+            Ok(())
+        };
+        both(upload, reception.run(), progress).await
+    }
+
+    fn account(&self, upstream: Box<Upstream<I>>, answered: &Answered) {
+        let gateway = self.gateway;
+        let counters = &gateway.counters.backends[upstream.backend.index()];
+        counters.failures.add(u64::from(answered.status >= 500));
+        gateway.counters.count_response(answered.status);
+        if answered.reusable && !self.progress.uploading.get() && !gateway.is_draining() {
+            let pool = &gateway.backends.pool;
+            pool.put_back(upstream, gateway.wheel.now_ms());
+        }
+    }
+
+    fn after(&self, answered: Answered) -> After {
+        if answered.keep_alive && !self.progress.uploading.get() {
+            After::Keep
+        } else {
+            After::Linger
+        }
+    }
+
+    async fn fail(self, cause: Cause) -> After {
+        if cause == Cause::ClientStalled || !self.progress.cuts_cleanly.get() {
+            return After::Abort;
+        }
+        // With a body under way the connection has no next request to find.
+        let keep_alive = self.request.plan.keep_alive && !self.progress.uploading.get();
+        let plan = Some(RequestPlan {
+            keep_alive,
+            ..self.request.plan
+        });
+        let phase = self.progress.phase.get();
+        let refused = Refused {
+            end: End { cause, phase },
+            plan,
+        };
+        refuse(self.gateway, self.client, self.scratch, refused).await
+    }
 }
 
 /// Waits for the response to a request whose last bytes are being sent. That they are sent is
@@ -194,7 +233,7 @@ async fn unattended<I: Io>(
     outgoing: &mut Parcel,
     reception: Reception<'_, I>,
 ) -> Result<Answered, Cause> {
-    let deadline = reception.deadline;
+    let (deadline, progress) = (reception.deadline, reception.progress);
     let mut answered = reception.run().await;
     match &mut answered {
         Ok(answered) => {
@@ -207,7 +246,8 @@ async fn unattended<I: Io>(
         }
         Err(_) => {
             // The request may have to be sent again.
-            if let Ok((_, returned)) = deadline.guard(sending).await {
+            if let Ok((sent, returned)) = deadline.guard(sending).await {
+                progress.unsent.set(is_unsent(&sent));
                 *outgoing = returned;
             }
         }
@@ -215,19 +255,27 @@ async fn unattended<I: Io>(
     answered
 }
 
-/// Runs both directions until the response is complete, whatever is left of the request then.
+/// Whether a send failed before its first byte.
+fn is_unsent(sent: &io::Result<()>) -> bool {
+    let kind = sent.as_ref().map_err(io::Error::kind);
+    kind.is_err_and(|kind| kind == io::ErrorKind::BrokenPipe)
+}
+
+/// Runs both directions until the response is complete, and then the rest of the request for as
+/// long as the backend seems to want it.
 async fn both(
     upload: impl Future<Output = Result<(), RelayEnd>>,
     response: impl Future<Output = Result<Answered, Cause>>,
     progress: &Progress,
 ) -> Result<Answered, Cause> {
     let (mut upload, mut response) = (pin!(upload), pin!(response));
-    let mut sending = true;
+    let (mut sending, mut answered) = (true, None);
     poll_fn(|cx| {
         if sending && let Poll::Ready(end) = upload.as_mut().poll(cx) {
             sending = false;
             progress.uploading.set(end.is_err());
             match end {
+                _ if answered.is_some() => {}
                 // The backend takes no more: its answer may say why.
                 Ok(()) | Err(RelayEnd::SinkLost) => {}
                 Err(RelayEnd::SinkStalled) => return Poll::Ready(Err(Cause::ResponseTimeout)),
@@ -236,26 +284,16 @@ async fn both(
                 Err(RelayEnd::SourceGarbled) => return Poll::Ready(Err(Cause::BadBody)),
             }
         }
-        response.as_mut().poll(cx)
+        let complete: Answered = match answered {
+            Some(complete) => complete,
+            None => *answered.insert(ready!(response.as_mut().poll(cx))?),
+        };
+        if sending && complete.wants_rest() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(complete))
     })
     .await
-}
-
-fn account<I: Io>(
-    gateway: &Gateway<I>,
-    upstream: Box<Upstream<I>>,
-    answered: Answered,
-    progress: &Progress,
-) {
-    let counters = &gateway.counters.backends[upstream.backend.index()];
-    counters.failures.add(u64::from(answered.status >= 500));
-    gateway.counters.count_response(answered.status);
-    if answered.reusable && !progress.uploading.get() && !gateway.is_draining() {
-        gateway
-            .backends
-            .pool
-            .put_back(upstream, gateway.wheel.now_ms());
-    }
 }
 
 /// Answers in the backend's place.
@@ -271,7 +309,11 @@ async fn refuse<I: Io>(
         return After::Abort;
     }
     let Some(status) = end.status() else {
-        return After::Close;
+        // What it does not read may wait in the kernel for as long as the client likes.
+        return match end.cause {
+            Cause::BodyTimeout => After::Abort,
+            _ => After::Close,
+        };
     };
     let version = plan.map_or(Version::Http11, |plan| plan.version);
     let keep_alive = plan.is_some_and(|plan| plan.keep_alive) && !gateway.is_draining();
@@ -281,8 +323,8 @@ async fn refuse<I: Io>(
     reply::write(end.cause, version, keep_alive, head_only, &mut parcel.lead);
     gateway.counters.own_replies.add(1);
     gateway.counters.count_response(status);
-    client.deadline.set(gateway.options.body_idle_timeout);
-    match relay::send(&gateway.io, &client.stream.socket, parcel, &client.deadline).await {
+    let (socket, idle) = (&client.stream.socket, gateway.options.body_idle_timeout);
+    match relay::send(&gateway.io, socket, parcel, &client.deadline, idle).await {
         Ok(()) if keep_alive => After::Keep,
         Ok(()) => After::Linger,
         Err(Stop::Lost) => After::Close,

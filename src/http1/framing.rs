@@ -114,7 +114,12 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
                 target::check_host(field.value)?;
                 hosts += 1;
             }
-            Name::Upgrade => upgrade = true,
+            // HTTP/2 in clear is an offer that may be passed over (RFC 9113 section 3.1).
+            Name::Upgrade => {
+                upgrade |= list(field.value).any(|to| !to.eq_ignore_ascii_case(b"h2c"))
+            }
+            // An expectation in HTTP/1.0 is ignored (RFC 9110 section 10.1.1).
+            Name::Expect if head.version == Version::Http10 => {}
             Name::Expect => {
                 check_expectation(field.value)?;
                 expects = true;

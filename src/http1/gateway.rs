@@ -22,6 +22,8 @@ pub struct Options {
     pub response_timeout: Option<Duration>,
     /// Without progress inside a body.
     pub body_idle_timeout: Option<Duration>,
+    /// For an idle connection to begin a request that is on its way, once the worker drains.
+    pub drain_grace: Duration,
     /// Peers whose `X-Forwarded-*` fields are believed.
     pub trusted: Vec<IpNet>,
 }

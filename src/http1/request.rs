@@ -32,9 +32,10 @@ pub(super) async fn receive<I: Io>(
     parcel: &mut Parcel,
 ) -> Result<Request, Refused> {
     let span = head(gateway, client).await.map_err(refused)?;
-    let request = translate(gateway, client, span, parcel)?;
+    let request = translate(gateway, client, span, parcel);
+    // Also where it is refused: the connection may go on with the next request.
     client.stream.inbox.consume(span.end);
-    Ok(request)
+    request
 }
 
 async fn head<I: Io>(gateway: &Gateway<I>, client: &mut Client<I>) -> Result<Span, Cause> {

@@ -15,10 +15,23 @@ use crate::relay::{self, Fill, Half, RelayEnd, Stop, Stream};
 pub(super) struct Progress {
     /// The request body is still on its way.
     pub(super) uploading: Cell<bool>,
+    /// The backend has not been sent one byte of the request.
+    pub(super) unsent: Cell<bool>,
     pub(super) phase: Cell<Phase>,
     /// The client can tell by itself whether the response is whole. Where only the close of the
     /// connection ends it, a clean one after half of it would be a lie.
     pub(super) cuts_cleanly: Cell<bool>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            uploading: Cell::new(true),
+            unsent: Cell::new(false),
+            phase: Cell::new(Phase::Connect),
+            cuts_cleanly: Cell::new(true),
+        }
+    }
 }
 
 /// A response that reached the client whole.
@@ -29,6 +42,14 @@ pub(super) struct Answered {
     pub(super) keep_alive: bool,
     /// The backend's connection can serve another request.
     pub(super) reusable: bool,
+}
+
+impl Answered {
+    /// Whether a backend that answered before it had the whole request goes on reading it. One
+    /// that refused does not, and what one that closes would read is lost anyway.
+    pub(super) fn wants_rest(&self) -> bool {
+        self.status < 400 && self.reusable
+    }
 }
 
 /// The downstream direction of one exchange.
@@ -83,8 +104,12 @@ impl<I: Io> Reception<'_, I> {
                 return Ok((plan, delivery));
             }
             if !self.parcel.is_empty() {
-                let sent = relay::send(&self.gateway.io, self.client, self.parcel, self.deadline);
-                sent.await.map_err(|_| Cause::ClientGone)?;
+                let (io, idle) = (&self.gateway.io, self.gateway.options.body_idle_timeout);
+                let sent = relay::send(io, self.client, self.parcel, self.deadline, idle);
+                sent.await.map_err(|stop| match stop {
+                    Stop::Expired => Cause::ClientStalled,
+                    Stop::Lost => Cause::ClientGone,
+                })?;
             }
         }
         Err(Cause::TooManyInterim)
@@ -93,7 +118,10 @@ impl<I: Io> Reception<'_, I> {
     /// Waits for a head. A backend that has `begun` to answer is not asked again elsewhere.
     async fn head(&mut self, begun: bool) -> Result<Span, Cause> {
         let mut scan = Scan::response();
-        self.deadline.set(self.gateway.options.response_timeout);
+        // Until the backend has the whole request it is the upload that has to make progress.
+        let timeout = self.gateway.options.response_timeout;
+        let whole = !self.progress.uploading.get();
+        self.deadline.set(timeout.filter(|_| whole));
         loop {
             let bytes = self.upstream.inbox.bytes();
             if let Some(span) = scan.end(bytes).map_err(Cause::BadResponse)? {

@@ -28,10 +28,20 @@ pub(crate) struct Client<I: Io> {
 /// The buffers of an exchange.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    /// What goes upstream.
+    /// The head that goes upstream, with what came of the body at once.
     pub(super) request: Parcel,
+    /// What goes upstream after it.
+    pub(super) body: Parcel,
     /// What goes downstream.
     pub(super) response: Parcel,
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.request.clear();
+        self.body.clear();
+        self.response.clear();
+    }
 }
 
 /// The sessions of one worker.
@@ -89,10 +99,15 @@ impl<I: Io> Sessions<I> {
         if !self.gateway.is_draining() {
             deadline.set_interruptible(self.gateway.options.idle_timeout);
             filled = stream.fill(ChunkSize::Small, deadline).await;
+            // What some clients send behind a body begins no request yet.
+            while filled == Ok(Fill::Bytes) && stream.inbox.bytes() == b"\r\n" {
+                stream.inbox.consume(2);
+                filled = stream.fill(ChunkSize::Small, deadline).await;
+            }
         }
         if filled == Err(Stop::Expired) && self.gateway.is_draining() {
             // A request may be on its way, or have come with the connection out of the queue.
-            deadline.set(Some(Duration::from_millis(limits::DRAIN_GRACE_MS)));
+            deadline.set(Some(self.gateway.options.drain_grace));
             filled = stream.fill(ChunkSize::Small, deadline).await;
         }
         filled == Ok(Fill::Bytes)
@@ -174,8 +189,7 @@ async fn serve<I: Io>(
 ) -> Option<Box<Client<I>>> {
     loop {
         let after = exchange(gateway, &mut client, scratch).await;
-        scratch.request.clear();
-        scratch.response.clear();
+        scratch.clear();
         match after {
             After::Keep if client.stream.inbox.is_empty() => return Some(client),
             After::Keep => {}

@@ -141,6 +141,10 @@ impl Io for Epoll {
         })
     }
 
+    fn acknowledged(&self, socket: &Self::Socket) -> u64 {
+        sys::acknowledged(&**socket)
+    }
+
     fn half_close(&self, socket: &Self::Socket) {
         sys::half_close(&**socket);
     }
@@ -273,6 +277,7 @@ fn poll_send(
             Ok(bytes) => *sent += bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) if *sent > 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Err(error) => return Poll::Ready(Err(error)),
         }
     }

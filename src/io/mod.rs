@@ -14,6 +14,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::str::FromStr;
 use std::time::Duration;
 
 pub use buffer::{BufferOptions, Chunk, ChunkSize};
@@ -36,6 +37,19 @@ pub enum EngineChoice {
     IoUring,
     /// epoll.
     Epoll,
+}
+
+impl FromStr for EngineChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "io-uring" => Ok(Self::IoUring),
+            "epoll" => Ok(Self::Epoll),
+            _ => Err("there are auto, io-uring and epoll".to_owned()),
+        }
+    }
 }
 
 /// What a worker needs of an engine. A value is a handle to the engine of the worker's own thread.
@@ -99,12 +113,17 @@ pub trait Io: Clone + 'static {
     /// has come. Where no large chunk is left the bytes come in a small one.
     fn recv(&self, socket: &Self::Socket, size: ChunkSize, expect: Expect) -> Self::Recv;
 
-    /// Sends all of `parcel` and gives it back.
+    /// Sends all of `parcel` and gives it back. The error is `BrokenPipe` only where not one byte
+    /// was sent.
     fn send(
         &self,
         socket: &Self::Socket,
         parcel: Parcel,
     ) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin;
+
+    /// Bytes that the peer has acknowledged since the connection began; 0 where the kernel does
+    /// not say.
+    fn acknowledged(&self, socket: &Self::Socket) -> u64;
 
     /// Sends FIN; receiving goes on.
     fn half_close(&self, socket: &Self::Socket);

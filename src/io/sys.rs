@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::limits;
 
-/// Every socket is non-blocking: `splice` and the epoll engine need it, the ring does not mind.
+/// Every socket is non-blocking: the epoll engine needs it, the ring does not mind.
 pub(super) const ACCEPT_FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 
 /// A listening socket of one worker; `SO_REUSEPORT` lets every worker have its own for an address.
@@ -21,18 +21,10 @@ pub(super) const ACCEPT_FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 /// # Errors
 /// Those of socket(2), setsockopt(2), bind(2) and listen(2).
 pub fn listen(address: SocketAddr) -> io::Result<OwnedFd> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking().cloexec(),
-        Some(Protocol::TCP),
-    )?;
+    // Accepted sockets inherit its options, which saves a call on each.
+    let socket = tcp_socket(address)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    // Accepted sockets inherit it, which saves a call on each.
-    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(limits::LISTEN_BACKLOG)?;
     Ok(socket.into())
@@ -47,7 +39,7 @@ pub fn check_port_free(address: SocketAddr) -> io::Result<()> {
     if address.port() == 0 {
         return Ok(());
     }
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
+    let socket = tcp_socket(address)?;
     // Connections of a predecessor that are still closing do not count.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())
@@ -71,13 +63,22 @@ pub fn local_address(socket: &impl AsRawFd) -> io::Result<SocketAddr> {
 
 /// A socket to connect to `address` with.
 pub(super) fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    Ok(tcp_socket(address)?.into())
+}
+
+fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking().cloexec(),
         Some(Protocol::TCP),
     )?;
+    if address.is_ipv6() {
+        // So that `0.0.0.0` and `[::]` can be listened on side by side, whatever the system's
+        // default.
+        socket.set_only_v6(true)?;
+    }
     socket.set_tcp_nodelay(true)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Accepts a connection that is already in the queue; `None` where there is none.
@@ -140,6 +141,36 @@ pub(super) fn send(socket: &impl AsRawFd, first: &[u8], second: &[u8]) -> io::Re
             &[io::IoSlice::new(first), io::IoSlice::new(second)],
             libc::MSG_NOSIGNAL,
         ),
+    }
+}
+
+/// Bytes that the peer has acknowledged; 0 where the kernel does not say.
+pub(super) fn acknowledged(socket: &impl AsRawFd) -> u64 {
+    // As far as the field that is wanted (linux/tcp.h), which Linux 4.1 brought.
+    #[repr(C)]
+    struct Info {
+        before: [u32; 30],
+        bytes_acked: u64,
+    }
+    let mut info = Info {
+        before: [0; 30],
+        bytes_acked: 0,
+    };
+    let mut length = size_of::<Info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to a value of that size, for which any
+    // bytes will do.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    match check(result) {
+        Ok(()) if length as usize == size_of::<Info>() => info.bytes_acked,
+        _ => 0,
     }
 }
 

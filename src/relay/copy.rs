@@ -4,18 +4,21 @@
 //! values; every pair of them is the same loop. One send is under way at a time, and nothing is
 //! read meanwhile.
 
+use std::future::Future;
+use std::io;
 use std::time::Duration;
 
 use super::inbox::Inbox;
 use super::stream::{Fill, Stop, Stream};
 use crate::http1::chunked::{Decoder, Encoder};
 use crate::http1::framing::Framing;
-use crate::io::{ChunkSize, Deadline, Io, Parcel};
+use crate::io::{ChunkSize, Deadline, Expired, Io, Parcel};
 
 /// A body on its way.
 pub(crate) struct Half {
     source: Source,
     sink: Sink,
+    consumed: u64,
 }
 
 /// What is still to come, by how it is delimited.
@@ -63,12 +66,21 @@ impl Half {
             Framing::Chunked => Source::Chunked(Decoder::default()),
             Framing::Close => Source::Close,
         };
-        Self { source, sink }
+        Self {
+            source,
+            sink,
+            consumed: 0,
+        }
     }
 
     /// Whether all of the body was handed over, its end included.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.source, Source::Done)
+    }
+
+    /// Bytes that were taken from the source, framing included.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.consumed
     }
 
     /// Moves what is there of the body to `parcel`, as much as one send carries.
@@ -91,6 +103,7 @@ impl Half {
             Source::Close => (inbox.bytes().len(), inbox.bytes().len()),
             Source::Ending | Source::Done => (0, 0),
         };
+        self.consumed += consumed as u64;
         if payload > 0 {
             if let Sink::Chunked(encoder) = &mut self.sink {
                 encoder.lead(payload, &mut parcel.lead);
@@ -143,8 +156,7 @@ pub(crate) async fn relay<I: Io>(
 ) -> Result<(), RelayEnd> {
     loop {
         if !parcel.is_empty() {
-            deadline.set(idle);
-            send(&from.io, to, parcel, deadline)
+            send(&from.io, to, parcel, deadline, idle)
                 .await
                 .map_err(sink_end)?;
         }
@@ -166,17 +178,45 @@ pub(crate) async fn relay<I: Io>(
     }
 }
 
-/// Sends all of `parcel`, until the deadline, and leaves it empty.
+/// Sends all of `parcel` and leaves it empty, unless the peer takes nothing for as long as `idle`.
 pub(crate) async fn send<I: Io>(
     io: &I,
     to: &I::Socket,
     parcel: &mut Parcel,
     deadline: &Deadline,
+    idle: Option<Duration>,
 ) -> Result<(), Stop> {
-    let (sent, returned) = deadline.guard(io.send(to, std::mem::take(parcel))).await?;
+    let sending = io.send(to, std::mem::take(parcel));
+    let (sent, returned) = see_through(io, to, sending, deadline, idle).await?;
     *parcel = returned;
     parcel.clear();
     sent.map_err(|_| Stop::Lost)
+}
+
+/// Waits for the end of a send, for as long as the peer takes any of it: a slow reader is not one
+/// that reads nothing.
+pub(crate) async fn see_through<I: Io>(
+    io: &I,
+    to: &I::Socket,
+    mut sending: impl Future<Output = (io::Result<()>, Parcel)> + Unpin,
+    deadline: &Deadline,
+    idle: Option<Duration>,
+) -> Result<(io::Result<()>, Parcel), Expired> {
+    // Two looks at what the peer has acknowledged, half the time apart; almost no send is still
+    // under way at the first.
+    let look = idle.map(|idle| idle / 2);
+    let mut seen = None;
+    loop {
+        deadline.set(look);
+        if let Ok(sent) = deadline.guard(&mut sending).await {
+            return Ok(sent);
+        }
+        let acknowledged = io.acknowledged(to);
+        if seen == Some(acknowledged) {
+            return Err(Expired);
+        }
+        seen = Some(acknowledged);
+    }
 }
 
 fn source_end(stop: Stop) -> RelayEnd {

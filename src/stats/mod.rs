@@ -29,7 +29,7 @@ pub struct Totals {
     pub own_replies: u64,
     /// Attempts after the first one of a request.
     pub retries: u64,
-    /// Times that a receive had to wait for a free chunk.
+    /// Receives that found no chunk of the size they wanted, and were done with another, or again.
     pub chunk_waits: u64,
     /// One row per backend, in the order of the fleet.
     pub backends: Vec<BackendTotals>,
@@ -40,7 +40,7 @@ pub struct Totals {
 pub struct BackendTotals {
     /// Requests written to it.
     pub requests: u64,
-    /// Requests that it did not answer with a whole response.
+    /// Requests that it answered with a 5xx, or not with a whole response.
     pub failures: u64,
     /// Connections established.
     pub connects: u64,

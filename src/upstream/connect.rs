@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::Backends;
 use crate::balance::BackendId;
-use crate::io::{Deadline, Io, is_out_of_descriptors};
+use crate::io::{Deadline, Expired, Io, is_out_of_descriptors};
 use crate::limits;
-use crate::relay::{Stop, Stream};
+use crate::relay::Stream;
 
 /// A connection to a backend, for one request at a time.
 pub(crate) struct Upstream<I: Io> {
@@ -34,6 +34,34 @@ impl<I: Io> Upstream<I> {
     }
 }
 
+/// Why a backend could not be connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DialError {
+    /// It refused, or cannot be reached.
+    Failed,
+    TimedOut,
+    /// This machine has no descriptor or port left for it.
+    Exhausted,
+}
+
+impl From<Expired> for DialError {
+    fn from(Expired: Expired) -> Self {
+        Self::TimedOut
+    }
+}
+
+impl From<std::io::Error> for DialError {
+    fn from(error: std::io::Error) -> Self {
+        // What connect(2) says where no local port is free.
+        let no_port = error.kind() == std::io::ErrorKind::AddrNotAvailable;
+        if no_port || is_out_of_descriptors(&error) {
+            Self::Exhausted
+        } else {
+            Self::Failed
+        }
+    }
+}
+
 impl<I: Io> Backends<I> {
     /// Makes a new connection to `backend`.
     pub(super) async fn dial(
@@ -41,7 +69,7 @@ impl<I: Io> Backends<I> {
         backend: BackendId,
         address: SocketAddr,
         deadline: &Deadline,
-    ) -> Result<Box<Upstream<I>>, Stop> {
+    ) -> Result<Box<Upstream<I>>, DialError> {
         let counters = &self.counters.backends[backend.index()];
         deadline.set(self.options.connect_timeout);
         let socket = loop {
@@ -51,7 +79,7 @@ impl<I: Io> Backends<I> {
                 Err(error) if is_out_of_descriptors(&error) && self.pool.shed() => {
                     deadline.guard(self.io.sleep(SHED_PAUSE)).await?;
                 }
-                Err(_) => return Err(Stop::Lost),
+                Err(error) => return Err(error.into()),
             }
         };
         counters.connects.add(1);

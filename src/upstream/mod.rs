@@ -14,7 +14,7 @@ pub(crate) use connect::Upstream;
 pub(crate) use pool::Pool;
 pub(crate) use retry::{Reuse, Tried};
 
-use crate::balance::{Ask, BackendId, Balancer, Snapshot};
+use crate::balance::{Ask, BackendId, Balancer, Outcome, Snapshot};
 use crate::io::Io;
 use crate::stats::WorkerCounters;
 
@@ -78,6 +78,11 @@ impl<I: Io> Backends<I> {
         };
         let id = self.balancer.pick(fleet, &ask)?;
         Some(with(fleet, id))
+    }
+
+    /// Tells the algorithm how a request that was picked for `backend` ended.
+    pub(crate) fn done(&self, backend: BackendId, outcome: &Outcome) {
+        self.balancer.done(backend, outcome);
     }
 
     /// Closes pooled connections that have been idle for too long.

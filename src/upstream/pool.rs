@@ -104,18 +104,17 @@ impl<I: Io> Pool<I> {
     /// Keeps a connection whose response is complete for the next request.
     pub(crate) fn put_back(&self, mut upstream: Box<Upstream<I>>, now_ms: u64) {
         debug_assert!(upstream.stream.inbox.is_empty(), "bytes nobody asked for");
+        if self.idle.borrow()[upstream.backend.index()].len() >= self.idle_max {
+            return;
+        }
         upstream.stream.arm(ChunkSize::Large, Expect::Later);
         if upstream.poll_idle().is_ready() {
             return;
         }
-        let mut idle = self.idle.borrow_mut();
-        let idle = &mut idle[upstream.backend.index()];
-        if idle.len() < self.idle_max {
-            idle.push(Idle {
-                upstream,
-                since_ms: now_ms,
-            });
-        }
+        self.idle.borrow_mut()[upstream.backend.index()].push(Idle {
+            upstream,
+            since_ms: now_ms,
+        });
     }
 
     /// Removes every connection whose receive completes while it is idle; does not return.

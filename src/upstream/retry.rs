@@ -3,12 +3,11 @@
 use arrayvec::ArrayVec;
 
 use super::Backends;
-use super::connect::Upstream;
-use crate::balance::BackendId;
+use super::connect::{DialError, Upstream};
+use crate::balance::{BackendId, Outcome};
 use crate::http1::end::Cause;
 use crate::io::{Deadline, Io};
 use crate::limits;
-use crate::relay::Stop;
 
 /// The backends that a request has failed on, in order: the first and one for each retry.
 pub(crate) type Tried = ArrayVec<BackendId, { limits::RETRIES_MAX as usize + 1 }>;
@@ -40,18 +39,23 @@ impl<I: Io> Backends<I> {
                 return Ok(upstream);
             }
             let address = self.fleet.borrow_mut().load().backend(backend).address;
-            let stop = match self.dial(backend, address, deadline).await {
+            let failure = match self.dial(backend, address, deadline).await {
                 Ok(upstream) => return Ok(upstream),
-                Err(stop) => stop,
+                Err(failure) => failure,
             };
+            self.done(backend, &Outcome::Failed);
+            if failure == DialError::Exhausted {
+                // No backend's fault, and no other would be easier to reach.
+                return Err(Cause::Exhausted);
+            }
             counters.connect_failures.add(1);
             tried.push(backend);
             let next = self.pick(tried, now_ms, |_, id| id);
-            backend = match (next, stop) {
-                (Some(next), _) if tried.len() <= self.options.retries as usize => next,
-                (_, Stop::Expired) => return Err(Cause::ConnectTimeout),
-                (Some(_), Stop::Lost) => return Err(Cause::ConnectFailed),
-                (None, Stop::Lost) => return Err(Cause::NoBackend),
+            backend = match next {
+                Some(next) if tried.len() <= self.options.retries as usize => next,
+                _ if failure == DialError::TimedOut => return Err(Cause::ConnectTimeout),
+                Some(_) => return Err(Cause::ConnectFailed),
+                None => return Err(Cause::NoBackend),
             };
             self.counters.retries.add(1);
         }

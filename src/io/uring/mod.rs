@@ -22,7 +22,7 @@ pub use probe::{ProbeError, probe};
 pub use recv::Recv;
 
 use super::buffer::{BufferOptions, ChunkSize, Group};
-use super::{Expect, Io, Parcel, Usage, sys};
+use super::{Expect, Io, Parcel, Stopwatch, Usage, sys};
 use crate::limits;
 use op::Orphans;
 use stream::Gather;
@@ -70,18 +70,18 @@ impl Uring {
         Self(Rc::new(ring))
     }
 
-    /// Waits until no operation is under way and no chunk is out.
-    async fn settle(&self) {
-        let mut turns = 0;
+    /// Waits until no operation is under way and no chunk is out; `false` where that takes so long
+    /// that it is better to say what is left than to hang.
+    async fn settle(&self) -> bool {
+        let clock = Stopwatch::start();
         while self.usage().is_out() {
-            tokio::time::sleep(Duration::from_millis(limits::TICK_MS / 10)).await;
-            turns += 1;
-            // Seconds after everything was cancelled: better to say what is left than to hang.
-            if turns == 100 {
+            if clock.elapsed_ms() > limits::SETTLE_TIMEOUT_MS {
                 tracing::error!(usage = ?self.usage(), "operations did not come back");
-                return;
+                return false;
             }
+            tokio::time::sleep(Duration::from_millis(limits::TICK_MS / 10)).await;
         }
+        true
     }
 }
 
@@ -96,16 +96,22 @@ impl Io for Uring {
         buffers: BufferOptions,
         main: impl FnOnce(Self) -> F,
     ) -> io::Result<(F::Output, Usage)> {
-        let runtime = tokio_uring::Runtime::new(&builder())?;
-        Ok(runtime.block_on(async {
+        let building = |error| io::Error::other(ProbeError::building(error));
+        let runtime = tokio_uring::Runtime::new(&builder()).map_err(building)?;
+        let (output, usage, settled) = runtime.block_on(async {
             let io = Self::new(buffers);
             let keeper = tokio::task::spawn_local(io.0.orphans.clone().keep());
             io.0.fill();
             let output = main(io.clone()).await;
-            io.settle().await;
+            let settled = io.settle().await;
             keeper.abort();
-            (output, io.usage())
-        }))
+            (output, io.usage(), settled)
+        });
+        if !settled {
+            // The end of the runtime would free what the kernel may still write to.
+            std::mem::forget(runtime);
+        }
+        Ok((output, usage))
     }
 
     fn listener(&self, socket: OwnedFd) -> io::Result<Self::Listener> {
@@ -148,6 +154,10 @@ impl Io for Uring {
         parcel: Parcel,
     ) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin {
         stream::send(&self.0, socket, parcel)
+    }
+
+    fn acknowledged(&self, socket: &Self::Socket) -> u64 {
+        sys::acknowledged(socket)
     }
 
     fn half_close(&self, socket: &Self::Socket) {

@@ -3,12 +3,13 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::pin::Pin;
 use std::task::Poll;
 
 use io_uring::{opcode, types};
 
-use super::op::{Completion, Data, Op};
+use super::op::{self, Completion, Data, Op};
 use super::{Uring, sys};
 use crate::io::buffer::{BufferOptions, ChunkSize};
 use crate::io::{Expect, Io, Parcel};
@@ -19,6 +20,13 @@ use crate::io::{Expect, Io, Parcel};
 pub struct ProbeError {
     step: &'static str,
     error: io::Error,
+}
+
+impl ProbeError {
+    /// The ring itself cannot be had.
+    pub(super) fn building(error: io::Error) -> Self {
+        at("building the ring")(error)
+    }
 }
 
 /// Builds a ring with the flags of a worker and makes a round trip of all it relies on: provided
@@ -39,10 +47,10 @@ pub fn probe() -> Result<(), ProbeError> {
         });
     let result = thread.map_err(at("starting a thread"))?.join();
     let built = result.map_err(|_| io::Error::other("the probe panicked"));
-    let (outcome, _) = built
-        .map_err(at("using the ring"))?
-        .map_err(at("building the ring"))?;
-    outcome
+    match built.map_err(at("using the ring"))? {
+        Ok((outcome, _)) => outcome,
+        Err(error) => Err(error.downcast().unwrap_or_else(ProbeError::building)),
+    }
 }
 
 async fn round_trip(io: &Uring) -> Result<(), ProbeError> {
@@ -67,7 +75,7 @@ async fn round_trip(io: &Uring) -> Result<(), ProbeError> {
     // Cancelled by its descriptor: the one with nothing to receive ends with ECANCELED.
     let mut idle = io.recv(&theirs, ChunkSize::Small, Expect::Later);
     let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut idle).poll(cx))).await;
-    io.cancel_accept(&theirs);
+    op::cancel(theirs.as_raw_fd());
     match idle.await {
         Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => Ok(()),
         Err(error) => Err(at("cancelling by descriptor")(error)),
@@ -78,7 +86,7 @@ async fn round_trip(io: &Uring) -> Result<(), ProbeError> {
 }
 
 async fn readable(io: &Uring, socket: &<Uring as Io>::Socket) -> io::Result<()> {
-    let descriptor = types::Fd(std::os::fd::AsRawFd::as_raw_fd(socket));
+    let descriptor = types::Fd(socket.as_raw_fd());
     let entry = opcode::PollAdd::new(descriptor, libc::POLLIN as u32).build();
     // SAFETY: the entry points to nothing.
     let op = unsafe { Op::submit(&io.0.orphans, PollData(socket.clone()), entry) };
@@ -88,8 +96,8 @@ async fn readable(io: &Uring, socket: &<Uring as Io>::Socket) -> io::Result<()> 
 struct PollData(<Uring as Io>::Socket);
 
 impl Data for PollData {
-    fn descriptor(&self) -> Option<std::os::fd::RawFd> {
-        Some(std::os::fd::AsRawFd::as_raw_fd(&self.0))
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.0.as_raw_fd())
     }
 
     fn take_back(self, _completion: Completion) {}
@@ -127,7 +135,7 @@ mod tests {
     #[test]
     fn every_refusal_of_a_container_has_a_cure() {
         for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL, libc::ENOMEM] {
-            let error = at("building the ring")(io::Error::from_raw_os_error(errno));
+            let error = ProbeError::building(io::Error::from_raw_os_error(errno));
             assert!(error.to_string().contains("; "), "{error}");
         }
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use io_uring::{opcode, squeue, types};
+use io_uring::{opcode, types};
 use socket2::SockAddr;
 
 use super::Ring;
@@ -275,5 +275,3 @@ impl Data for SleepData {
 
     fn take_back(self, _completion: Completion) {}
 }
-
-const _: () = assert!(size_of::<squeue::Entry>() == 64);
