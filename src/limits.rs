@@ -25,8 +25,7 @@ pub const HEADER_TIMEOUT_MS: u64 = 10_000;
 pub const IDLE_TIMEOUT_MS: u64 = 60_000;
 /// Time to a whole response head, from the last byte of the request.
 pub const RESPONSE_TIMEOUT_MS: u64 = 30_000;
-/// Time inside a body, in either direction, to send anything, and to take a piece of it, which is
-/// at most a large chunk.
+/// Time inside a body, in either direction, in which a peer neither sends nor takes anything.
 pub const BODY_IDLE_TIMEOUT_MS: u64 = 30_000;
 /// Time that a pooled connection to a backend may stay idle.
 pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;

@@ -74,7 +74,7 @@ pub(super) struct Flags {
         default_value = "60s"
     )]
     idle_timeout: TimeLimit,
-    /// To the first byte of a response.
+    /// To a whole response head, from the end of the request.
     #[arg(
         long,
         value_name = "TIME",
@@ -82,7 +82,7 @@ pub(super) struct Flags {
         default_value = "30s"
     )]
     response_timeout: TimeLimit,
-    /// Inside a body, for a piece of at most 64 KiB to come or be taken.
+    /// Inside a body, without progress in either direction.
     #[arg(
         long,
         value_name = "TIME",

@@ -75,9 +75,9 @@ pub struct Timeouts {
     pub header: Option<Duration>,
     /// Between two requests of a client.
     pub idle: Option<Duration>,
-    /// To the first byte of a response.
+    /// To a whole response head, from the end of the request.
     pub response: Option<Duration>,
-    /// Without progress inside a body.
+    /// Inside a body, without progress in either direction.
     pub body_idle: Option<Duration>,
     /// For busy sessions once the program drains.
     pub drain: Duration,

@@ -18,9 +18,9 @@ pub struct Options {
     pub header_timeout: Option<Duration>,
     /// Between two requests of a client.
     pub idle_timeout: Option<Duration>,
-    /// To the first byte of a response.
+    /// To a whole response head, from the end of the request.
     pub response_timeout: Option<Duration>,
-    /// Without progress inside a body.
+    /// Inside a body, without progress in either direction.
     pub body_idle_timeout: Option<Duration>,
     /// For an idle connection to begin a request that is on its way, once the worker drains.
     pub drain_grace: Duration,
