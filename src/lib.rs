@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod fleet;
+pub mod health;
 pub mod http1;
 #[allow(unsafe_code)]
 pub mod io;

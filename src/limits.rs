@@ -43,8 +43,49 @@ pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 pub const RETRIES: u32 = 2;
 /// Most retries that may be asked for.
 pub const RETRIES_MAX: u32 = 16;
+/// Tries of one backend that refuses, where there is no other.
+pub const SAME_BACKEND_TRIES: u32 = 3;
+/// Time between them.
+pub const SAME_BACKEND_PAUSE_MS: u64 = 10;
+/// Requests that may be sent a second time after they reached a backend, in percent of all.
+pub const RETRY_BUDGET_PERCENT: u64 = 20;
+/// More of them each second, over all workers.
+pub const RETRY_BUDGET_PER_SECOND: u64 = 10;
+/// Seconds' worth of them that may be saved up.
+pub const RETRY_BUDGET_SECONDS: u64 = 10;
+/// What a client is told to wait that finds no backend.
+pub const RETRY_AFTER_S: u64 = 2;
 /// Idle connections kept per backend and worker.
 pub const POOL_IDLE_MAX: usize = 128;
+
+/// Time between two checks of a backend.
+pub const HEALTH_INTERVAL_MS: u64 = 2_000;
+/// Time that a check may take.
+pub const HEALTH_TIMEOUT_MS: u64 = 1_000;
+/// Part of the interval by which checks are spread at random, so that they do not come in bursts.
+pub const HEALTH_JITTER_PERCENT: u64 = 10;
+/// How much more often a backend is checked while its state is changing.
+pub const HEALTH_FASTER_TIMES: u64 = 4;
+/// Checks in a row that bring a backend up.
+pub const HEALTH_RISE: u32 = 2;
+/// Checks in a row that take a backend down.
+pub const HEALTH_FALL: u32 = 3;
+/// Checks that may be under way at once; the others wait their turn.
+pub const HEALTH_CHECKS_MAX: usize = 256;
+/// Bytes that the answer to a check is read in at a time.
+pub const HEALTH_READ_BYTES: usize = 1024;
+/// Failed requests in a row, over all workers, that eject a backend.
+pub const EJECT_AFTER: u32 = 5;
+/// Time that the first ejection of a backend lasts; the nth lasts n times as long.
+pub const EJECT_TIME_MS: u64 = 30_000;
+/// How many times as long an ejection may become.
+pub const EJECT_TIMES_MAX: u64 = 10;
+/// Most checks or requests in a row that may be asked for.
+pub const HEALTH_COUNT_MAX: i64 = 1_000;
+/// Most of the fleet that may be ejected at a time; one backend always may.
+pub const EJECT_PART_MAX_PERCENT: u32 = 10;
+/// Reports of workers that may wait for the control thread; more are counted and lost.
+pub const REPORTS_MAX: usize = 4096;
 
 /// Workers that one process may run.
 pub const WORKERS_MAX: usize = 1024;

@@ -1,5 +1,6 @@
 //! The whole balancer: starts the workers, watches over them, drains and stops them.
 
+mod options;
 mod watcher;
 
 use std::fmt;
@@ -9,22 +10,19 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc as channel, watch};
 use tracing::{info, warn};
 
-use crate::balance::Balancer;
+use crate::balance::{Balancer, Snapshot};
 use crate::config::Config;
-use crate::fleet::Fleet;
-use crate::http1;
+use crate::fleet::{Control, Published};
 use crate::io::{self as engine, EngineChoice, Epoll, ProbeError, Uring};
 use crate::limits;
 use crate::listener::ConnectionLimit;
 use crate::signals::Signals;
 use crate::stats::Stats;
-use crate::upstream;
 use crate::worker::{self, Stage};
 
 /// Why the balancer could not start, or stopped.
@@ -148,6 +146,9 @@ pub struct Server {
     workers: Vec<Option<JoinHandle<io::Result<worker::Report>>>>,
     /// Which worker has ended; closed once all have.
     ended: mpsc::Receiver<usize>,
+    published: Published,
+    /// Ends when it is dropped; there once the workers are ready.
+    control: Option<Control>,
     /// The watcher stops when this is dropped.
     _watching: mpsc::Sender<()>,
 }
@@ -188,7 +189,8 @@ impl Server {
         let limit = Arc::new(ConnectionLimit::new(connection_max(config.cores.workers)?));
         let (listeners, addresses) = listen(&config.listen, config.cores.workers)?;
         refuse_loops(config, &addresses)?;
-        let fleet = Fleet::new(&config.backends);
+        let fleet = options::fleet(config);
+        let (reports, reported) = channel::channel(limits::REPORTS_MAX);
         let stats = Stats::new(config.cores.workers, config.backends.len());
         let (stage, stages) = watch::channel(Stage::Serve);
         let (ready, readiness) = mpsc::channel();
@@ -207,11 +209,12 @@ impl Server {
                 listeners,
                 buffers: config.buffers,
                 fleet: fleet.published(),
+                reports: reports.clone(),
                 balancer: balancer.clone(),
                 counters: stats.worker(index),
                 limit: limit.clone(),
-                http: http_options(config),
-                upstream: upstream_options(config),
+                http: options::http(config),
+                upstream: options::upstream(config),
                 drain_timeout: config.timeouts.drain,
                 stage: stages.clone(),
                 pulse,
@@ -229,9 +232,14 @@ impl Server {
             stage,
             workers,
             ended,
+            published: fleet.published(),
+            control: None,
             _watching,
         };
-        let server = server.wait_until_ready(&readiness)?;
+        let mut server = server.wait_until_ready(&readiness)?;
+        let checks = config.health.checks.clone();
+        let control = Control::start(fleet, checks, reported);
+        server.control = Some(control.map_err(setup("starting the control thread"))?);
         info!("engine {}", server.engine);
         for address in &server.addresses {
             info!("listening on {address}");
@@ -252,6 +260,11 @@ impl Server {
     /// The counters of all workers.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// The backends and their health at this moment.
+    pub fn fleet(&self) -> Arc<Snapshot> {
+        self.published.load_full()
     }
 
     /// Asks the workers to finish what is under way and to stop.
@@ -449,27 +462,6 @@ impl Drop for WorkerEnd {
         self.pulse.store(watcher::ENDED, Ordering::Relaxed);
         // Nobody listens any more where the server was dropped without a join.
         let _ = self.ending.send(self.index);
-    }
-}
-
-fn http_options(config: &Config) -> http1::Options {
-    http1::Options {
-        header_timeout: config.timeouts.header,
-        idle_timeout: config.timeouts.idle,
-        response_timeout: config.timeouts.response,
-        body_idle_timeout: config.timeouts.body_idle,
-        // Who only waits out his grace is not to be cut.
-        drain_grace: Duration::from_millis(limits::DRAIN_GRACE_MS).min(config.timeouts.drain / 2),
-        trusted: config.trusted.clone(),
-    }
-}
-
-fn upstream_options(config: &Config) -> upstream::Options {
-    upstream::Options {
-        connect_timeout: config.timeouts.connect,
-        retries: config.retries,
-        pool_idle_max: limits::POOL_IDLE_MAX,
-        pool_idle_timeout: Duration::from_millis(limits::POOL_IDLE_TIMEOUT_MS),
     }
 }
 

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_local};
 
 use crate::balance::{Balancer, Snapshot};
+use crate::health::Event;
 use crate::http1::{self, Gateway, Sessions};
 use crate::io::{BufferOptions, Io, Stopwatch, Usage};
 use crate::limits;
@@ -25,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) listeners: Vec<OwnedFd>,
     pub(crate) buffers: BufferOptions,
     pub(crate) fleet: Arc<ArcSwap<Snapshot>>,
+    /// Where failures of backends are reported.
+    pub(crate) reports: mpsc::Sender<Event>,
     pub(crate) balancer: Arc<dyn Balancer>,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) limit: Arc<ConnectionLimit>,
@@ -69,6 +72,7 @@ pub(crate) fn run<I: Io>(options: Options, ready: impl FnOnce()) -> io::Result<R
 async fn serve<I: Io>(io: I, options: Options, ready: impl FnOnce()) -> io::Result<Report> {
     let Options {
         fleet,
+        reports,
         balancer,
         counters,
         limit,
@@ -77,7 +81,14 @@ async fn serve<I: Io>(io: I, options: Options, ready: impl FnOnce()) -> io::Resu
         mut stage,
         ..
     } = options;
-    let backends = Backends::new(io.clone(), fleet, balancer, upstream, counters.clone());
+    let backends = Backends::new(
+        io.clone(),
+        fleet,
+        balancer,
+        upstream,
+        counters.clone(),
+        reports,
+    );
     let gateway = Rc::new(Gateway::new(io.clone(), backends, counters.clone(), http));
     let door = Door::new(limit, counters.clone());
     let listeners = options

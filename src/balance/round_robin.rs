@@ -52,9 +52,10 @@ mod tests {
 
     use super::*;
     use crate::balance::snapshot::tests::fleet;
+    use crate::health::Health;
 
     fn snapshot(weights: &[u16]) -> Snapshot {
-        Snapshot::new(fleet(weights), |_| true)
+        Snapshot::new(fleet(weights), |_| Health::Up)
     }
 
     fn picks(balancer: &RoundRobin, snapshot: &Snapshot, count: usize) -> Vec<usize> {

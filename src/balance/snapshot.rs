@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use crate::health::Health;
 use crate::limits;
 
 /// A backend's place in the fleet. It stays the same from snapshot to snapshot.
@@ -77,26 +79,32 @@ pub struct Backend {
 /// All backends at one moment, and the turns of those that may be picked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    backends: Box<[Backend]>,
+    /// Shared by all snapshots of a fleet.
+    backends: Arc<[Backend]>,
+    health: Box<[Health]>,
     slots: Box<[BackendId]>,
 }
 
 impl Snapshot {
-    /// A snapshot of `backends`, of which those that `is_up` may be picked.
+    /// A snapshot of `backends`, of which those that are up may be picked.
     ///
     /// # Panics
     ///
     /// Where the id of a backend is not its index, which would be a bug of the caller.
-    pub fn new(backends: Vec<Backend>, is_up: impl Fn(BackendId) -> bool) -> Self {
+    pub fn new(backends: impl Into<Arc<[Backend]>>, health: impl Fn(BackendId) -> Health) -> Self {
+        let backends = backends.into();
         let in_order = |(index, backend): (usize, &Backend)| backend.id.index() == index;
         assert!(
             backends.iter().enumerate().all(in_order),
             "a backend's id is its index"
         );
-        let slots = lay_out(backends.iter().filter(|backend| is_up(backend.id)));
+        let health: Box<[Health]> = backends.iter().map(|backend| health(backend.id)).collect();
+        let is_up = |backend: &&Backend| health[backend.id.index()] == Health::Up;
+        let slots = lay_out(backends.iter().filter(is_up));
         debug_assert!(slots.len() <= limits::SLOTS_MAX);
         Self {
-            backends: backends.into(),
+            backends,
+            health,
             slots: slots.into(),
         }
     }
@@ -109,6 +117,11 @@ impl Snapshot {
     /// All backends, in the order of their ids.
     pub fn backends(&self) -> &[Backend] {
         &self.backends
+    }
+
+    /// Whether the backend that `id` names is picked, and why not.
+    pub fn health(&self, id: BackendId) -> Health {
+        self.health[id.index()]
     }
 
     /// One period of turns: each backend that may be picked, as often as its weight says.
@@ -216,7 +229,7 @@ pub(super) mod tests {
     }
 
     fn all_up(weights: &[u16]) -> Snapshot {
-        Snapshot::new(fleet(weights), |_| true)
+        Snapshot::new(fleet(weights), |_| Health::Up)
     }
 
     /// Smooth weighted round robin as its definition reads: everybody gains its weight, the
@@ -253,16 +266,25 @@ pub(super) mod tests {
 
     #[test]
     fn a_backend_that_is_down_has_no_slot_and_keeps_its_row() {
-        let snapshot = Snapshot::new(fleet(&[3, 2, 4]), |id| id.index() != 0);
+        let first = BackendId::new(0).unwrap();
+        let health = |id| {
+            if id == first {
+                Health::Down
+            } else {
+                Health::Up
+            }
+        };
+        let snapshot = Snapshot::new(fleet(&[3, 2, 4]), health);
         assert_eq!(letters(&snapshot), "cbc");
         assert_eq!(snapshot.len(), 3);
-        let first = BackendId::new(0).unwrap();
+        assert_eq!(snapshot.health(first), Health::Down);
         assert_eq!(snapshot.backend(first).weight.share(), 3);
     }
 
     #[test]
     fn nothing_up_is_no_slot() {
-        assert!(Snapshot::new(fleet(&[1, 2]), |_| false).slots().is_empty());
+        let nobody = Snapshot::new(fleet(&[1, 2]), |_| Health::Down);
+        assert!(nobody.slots().is_empty());
         assert!(all_up(&[]).slots().is_empty());
         assert!(all_up(&[]).is_empty());
     }

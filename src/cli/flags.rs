@@ -7,12 +7,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::warn;
 
+use super::health::HealthFlags;
 use super::values::{self, TimeLimit};
 use super::{Error, NO_BACKENDS, later, usage};
 use crate::balance::Algorithm;
 use crate::config::{BackendList, Config, Cores, Timeouts, parse_duration};
 use crate::io::{BufferOptions, EngineChoice};
 use crate::limits;
+use crate::upstream::RetryOn;
 
 /// What the user typed after `fastlb`, each value understood on its own.
 #[derive(Debug, clap::Args)]
@@ -99,10 +101,21 @@ pub(super) struct Flags {
     )]
     #[arg(value_parser = parse_duration)]
     drain_timeout: Duration,
-    /// Other backends that are tried after a connection failed.
+    /// Other backends that a request may go to after one failed.
     #[arg(long, value_name = "N", env = "FASTLB_RETRIES", default_value_t = limits::RETRIES)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(limits::RETRIES_MAX)))]
     retries: u32,
+    /// What makes it go there: connect, reset, 5xx; the last two for harmless methods only.
+    #[arg(
+        long,
+        value_name = "LIST",
+        env = "FASTLB_RETRY_ON",
+        default_value = "connect,reset"
+    )]
+    #[arg(value_parser = values::retry_on)]
+    retry_on: RetryOn,
+    #[command(flatten)]
+    health: HealthFlags,
     /// Peers whose X-Forwarded-* fields are believed; may be repeated.
     #[arg(
         long,
@@ -135,6 +148,8 @@ impl Flags {
             io: self.io,
             timeouts: self.timeouts(),
             retries: self.retries,
+            retry_on: self.retry_on,
+            health: self.health.into(),
             trusted: self.trusted,
             buffers: BufferOptions::default(),
         })

@@ -13,15 +13,8 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 pub(super) const DOES_NOT_EXIST: &str = "does not exist yet in this version";
 
 /// Flags to come, each with its variable in the environment.
-const FLAGS: [(&str, &str); 11] = [
-    ("health", "FASTLB_HEALTH"),
-    ("health-path", "FASTLB_HEALTH_PATH"),
-    ("health-interval", "FASTLB_HEALTH_INTERVAL"),
-    ("health-timeout", "FASTLB_HEALTH_TIMEOUT"),
-    ("rise", "FASTLB_RISE"),
-    ("fall", "FASTLB_FALL"),
+const FLAGS: [(&str, &str); 4] = [
     ("tcp-idle-timeout", "FASTLB_TCP_IDLE_TIMEOUT"),
-    ("retry-on", "FASTLB_RETRY_ON"),
     ("config", "FASTLB_CONFIG"),
     ("stats-db", "FASTLB_STATS_DB"),
     ("access-log", "FASTLB_ACCESS_LOG"),

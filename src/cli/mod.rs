@@ -3,6 +3,7 @@
 //! [`Cli`] holds the words; [`Cli::into_order`] gives them their meaning. Nothing runs here.
 
 mod flags;
+mod health;
 mod later;
 mod values;
 
@@ -280,7 +281,7 @@ mod tests {
     fn what_does_not_exist_yet_says_so() {
         let table = [
             ("--config lb.yaml", "--config does not exist yet"),
-            ("--health", "--health does not exist yet"),
+            ("--stats-db", "--stats-db does not exist yet"),
             (
                 "-b 127.0.0.1 --access-log=-",
                 "--access-log does not exist yet",

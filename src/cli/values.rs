@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 use super::later::DOES_NOT_EXIST;
 use crate::balance::Algorithm;
 use crate::config::{DurationError, parse_limit};
+use crate::upstream::RetryOn;
 
 /// Algorithms that will come.
 const LATER: [&str; 6] = [
@@ -73,6 +74,50 @@ pub(super) fn algorithm(name: &str) -> Result<Algorithm, String> {
         )),
         _ => Err("there is round-robin".to_owned()),
     }
+}
+
+/// Reads the path of a check.
+pub(super) fn path(text: &str) -> Result<String, String> {
+    let visible = text
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if text.starts_with('/') && visible {
+        Ok(text.to_owned())
+    } else {
+        Err("a path begins with / and has neither blanks nor #, as in /_health".to_owned())
+    }
+}
+
+/// Reads a range of statuses, or one.
+pub(super) fn statuses(text: &str) -> Result<(u16, u16), String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let status = |text: &str| {
+        text.parse()
+            .ok()
+            .filter(|status| (200..=599).contains(status))
+    };
+    match (status(first), status(last)) {
+        (Some(first), Some(last)) if first <= last => Ok((first, last)),
+        _ => Err("statuses are one of 200 to 599, or a range, as in 200-399".to_owned()),
+    }
+}
+
+/// Reads what makes a request go to another backend.
+pub(super) fn retry_on(text: &str) -> Result<RetryOn, String> {
+    let mut retry_on = RetryOn {
+        connect: false,
+        reset: false,
+        status_5xx: false,
+    };
+    for word in text.split(',') {
+        match word {
+            "connect" => retry_on.connect = true,
+            "reset" => retry_on.reset = true,
+            "5xx" => retry_on.status_5xx = true,
+            _ => return Err("there are connect, reset and 5xx, separated by commas".to_owned()),
+        }
+    }
+    Ok(retry_on)
 }
 
 /// Reads an address to listen on.

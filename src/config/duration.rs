@@ -13,6 +13,9 @@ pub enum DurationError {
     /// Nothing can be done in no time.
     #[error("a time of 0 would let nothing happen; write `off` for no limit")]
     Zero,
+    /// Something cannot be done all the time.
+    #[error("this time must be above 0; write a time, as in 30s")]
+    Nothing,
     /// `off` where a time is needed.
     #[error("this time cannot be off; write a time, as in 30s")]
     Off,
@@ -54,6 +57,18 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
         "m" => Ok(Duration::from_secs(number * 60)),
         "h" => Ok(Duration::from_secs(number * 60 * 60)),
         _ => Err(DurationError::Form),
+    }
+}
+
+/// Parses a time above 0 that may not be `off`.
+///
+/// # Errors
+///
+/// Where `text` is not such a time.
+pub fn parse_positive(text: &str) -> Result<Duration, DurationError> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err(DurationError::Nothing),
+        time => Ok(time),
     }
 }
 

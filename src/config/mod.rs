@@ -14,13 +14,16 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use backends::{BackendFault, BackendList, BackendListError};
-pub use duration::{DurationError, parse_duration, parse_limit};
+pub use duration::{DurationError, parse_duration, parse_limit, parse_positive};
 pub use processors::ProcessorsError;
 pub use resolve::ResolveError;
 
 use crate::balance::{Algorithm, Weight};
+use crate::fleet::Checks;
+use crate::health::{CheckRules, EjectRules};
 use crate::io::{BufferOptions, EngineChoice};
 use crate::limits;
+use crate::upstream::RetryOn;
 
 /// Everything the balancer needs to know to run.
 #[derive(Clone, Debug)]
@@ -37,8 +40,12 @@ pub struct Config {
     pub io: EngineChoice,
     /// How long anything may take.
     pub timeouts: Timeouts,
-    /// Other backends that are tried after a connection failed.
+    /// Other backends that a request may go to after one failed.
     pub retries: u32,
+    /// What makes it go to another one.
+    pub retry_on: RetryOn,
+    /// How it is found out who is alive.
+    pub health: HealthConfig,
     /// Peers whose `X-Forwarded-*` fields are believed.
     pub trusted: Vec<IpNet>,
     /// Memory that each worker receives into.
@@ -54,6 +61,17 @@ pub struct BackendConfig {
     pub authority: String,
     /// Its share of the requests.
     pub weight: Weight,
+}
+
+/// How it is found out which backends are alive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// How they are checked, if they are.
+    pub checks: Option<Checks>,
+    /// How many checks decide.
+    pub rules: CheckRules,
+    /// When traffic ejects one.
+    pub eject: EjectRules,
 }
 
 /// How many workers there are and where they run.

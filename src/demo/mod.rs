@@ -27,11 +27,15 @@ pub use arguments::Percent;
 pub use children::ChildError;
 
 use crate::balance::{Algorithm, Weight};
-use crate::config::{BackendConfig, Config, Cores, ProcessorsError, Timeouts, parse_duration};
+use crate::config::{
+    BackendConfig, Config, Cores, HealthConfig, ProcessorsError, Timeouts, parse_duration,
+};
+use crate::fleet::Checks;
 use crate::io::{BufferOptions, EngineChoice};
 use crate::limits;
 use crate::server::{self, Report, Server};
 use crate::signals::Signals;
+use crate::upstream::RetryOn;
 use children::Children;
 use meter::Meter;
 use screen::Screen;
@@ -231,6 +235,11 @@ fn config(
         io: options.io,
         timeouts: Timeouts::default(),
         retries: limits::RETRIES,
+        retry_on: RetryOn::default(),
+        health: HealthConfig {
+            checks: Some(Checks::default()),
+            ..HealthConfig::default()
+        },
         trusted: Vec::new(),
         buffers: BufferOptions::default(),
     })

@@ -1,14 +1,21 @@
 //! The set of backends, and the one place from which new snapshots of it go out.
 //!
-//! The set is what the configuration names. Workers hold the [`Published`] handle and read it
-//! through `arc_swap::Cache`, which touches no reference count while nothing changes.
+//! The set is what the configuration names; its health follows from events. Workers hold the
+//! [`Published`] handle and read it through `arc_swap::Cache`, which touches no reference count
+//! while nothing changes.
+
+mod control;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tracing::{info, warn};
+
+pub use control::{Checks, Control};
 
 use crate::balance::{Backend, BackendId, Snapshot};
 use crate::config::BackendConfig;
+use crate::health::{Change, Event, FleetHealth, Health};
 
 /// The current snapshot, as whoever picks holds it.
 pub type Published = Arc<ArcSwap<Snapshot>>;
@@ -16,21 +23,28 @@ pub type Published = Arc<ArcSwap<Snapshot>>;
 /// All backends; the only writer of the snapshot.
 #[derive(Debug)]
 pub struct Fleet {
+    backends: Arc<[Backend]>,
+    health: FleetHealth,
     published: Published,
+    /// Something has changed since the last snapshot.
+    stale: bool,
 }
 
 impl Fleet {
-    /// The fleet of a configuration, all of it up.
+    /// The fleet of a configuration, judged by `health`, which is of the same size.
     ///
     /// # Panics
     ///
     /// Where there are more than [`limits::BACKENDS_MAX`](crate::limits::BACKENDS_MAX) backends,
     /// which a configuration refuses to hold.
-    pub fn new(backends: &[BackendConfig]) -> Self {
-        let backends = backends.iter().enumerate().map(member).collect();
-        let first = Snapshot::new(backends, |_| true);
+    pub fn new(backends: &[BackendConfig], health: FleetHealth) -> Self {
+        let backends: Arc<[Backend]> = backends.iter().enumerate().map(member).collect();
+        let first = Snapshot::new(backends.clone(), |id| health.health(id));
         Self {
+            backends,
+            health,
             published: Arc::new(ArcSwap::from_pointee(first)),
+            stale: false,
         }
     }
 
@@ -39,9 +53,50 @@ impl Fleet {
         Arc::clone(&self.published)
     }
 
-    /// Replaces the snapshot for everybody. A pick that has begun ends on the one it read.
-    pub fn publish(&self, snapshot: Snapshot) {
+    /// Takes in what was learnt at `now_ms`.
+    pub fn take(&mut self, event: Event, now_ms: u64) {
+        if let Some(change) = self.health.take(event, now_ms) {
+            self.note(&change);
+        }
+    }
+
+    /// Readmits whose ejection is over at `now_ms`.
+    pub fn advance(&mut self, now_ms: u64) {
+        for change in self.health.advance(now_ms) {
+            self.note(&change);
+        }
+    }
+
+    /// When [`Fleet::advance`] has something to do; `None` where it never will.
+    pub fn due_ms(&self) -> Option<u64> {
+        self.health.due_ms()
+    }
+
+    /// Publishes a snapshot of what has changed, for everybody at once. A pick that has begun ends
+    /// on the one it read.
+    pub fn publish(&mut self) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
+        let snapshot = Snapshot::new(self.backends.clone(), |id| self.health.health(id));
+        if snapshot.slots().is_empty() {
+            warn!("no backend is up: every request is answered with 503");
+        }
         self.published.store(Arc::new(snapshot));
+    }
+
+    fn note(&mut self, change: &Change) {
+        self.stale = true;
+        let Change {
+            backend,
+            health,
+            reason,
+        } = change;
+        let address = &self.backends[backend.index()].address;
+        match health {
+            Health::Up => info!("backend {address} is up: {reason}"),
+            Health::Down | Health::Ejected => warn!("backend {address} is {health}: {reason}"),
+        }
     }
 }
 
@@ -60,9 +115,13 @@ mod tests {
 
     use super::*;
     use crate::config::BackendList;
+    use crate::health::{CheckFailure, CheckRules, EjectRules, News};
 
     fn fleet(list: &str) -> Fleet {
-        Fleet::new(&list.parse::<BackendList>().unwrap().resolve().unwrap())
+        let backends = list.parse::<BackendList>().unwrap().resolve().unwrap();
+        let (check, eject) = (CheckRules::default(), EjectRules::default());
+        let health = FleetHealth::new(backends.len(), check, eject);
+        Fleet::new(&backends, health)
     }
 
     #[test]
@@ -76,11 +135,18 @@ mod tests {
 
     #[test]
     fn who_holds_a_handle_sees_what_is_published() {
-        let fleet = fleet("127.0.0.1:1,127.0.0.1:2");
+        let mut fleet = fleet("127.0.0.1:1,127.0.0.1:2");
         let mut worker = Cache::new(fleet.published());
         assert_eq!(worker.load().slots().len(), 2);
-        let backends = worker.load().backends().to_vec();
-        fleet.publish(Snapshot::new(backends, |id| id.index() == 1));
+        let first = BackendId::new(0).unwrap();
+        let failed = Event {
+            backend: first,
+            news: News::CheckFailed(CheckFailure::Timeout),
+        };
+        fleet.take(failed, 0);
+        assert_eq!(worker.load().slots().len(), 2, "not before it is published");
+        fleet.publish();
         assert_eq!(worker.load().slots().len(), 1);
+        assert_eq!(worker.load().health(first), Health::Down);
     }
 }

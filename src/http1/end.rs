@@ -5,6 +5,7 @@
 use std::fmt;
 
 use super::head::BadHead;
+use crate::health::Fault;
 
 /// Why an exchange ended otherwise than well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +44,8 @@ pub enum Cause {
     BadResponse(BadHead),
     /// The backend's body is not chunked as it should be.
     BadResponseBody,
+    /// The backend answered with this status, 500 or above, and another one is asked.
+    Repeated(u16),
     /// The backend sent more than `INTERIM_RESPONSES_MAX` interim responses.
     TooManyInterim,
 }
@@ -60,6 +63,7 @@ impl Cause {
             | Self::BackendCut
             | Self::BadResponse(_)
             | Self::BadResponseBody
+            | Self::Repeated(_)
             | Self::TooManyInterim => Some(502),
             Self::NoBackend | Self::Exhausted => Some(503),
             Self::ConnectTimeout | Self::ResponseTimeout | Self::BackendStalled => Some(504),
@@ -67,19 +71,18 @@ impl Cause {
         }
     }
 
-    /// Whether the backend is to blame, as far as fastlb can tell.
-    pub fn is_backends_fault(self) -> bool {
+    /// What the backend did wrong, or `None` where it is not to blame, as far as fastlb can tell.
+    pub fn fault(self) -> Option<Fault> {
         match self {
-            Self::ConnectFailed
-            | Self::ConnectTimeout
-            | Self::BackendClosed
+            Self::ConnectFailed | Self::ConnectTimeout => Some(Fault::Connect),
+            Self::ResponseTimeout | Self::BackendStalled => Some(Fault::Timeout),
+            Self::BackendClosed
             | Self::BackendReset
             | Self::BackendCut
-            | Self::ResponseTimeout
-            | Self::BackendStalled
             | Self::BadResponse(_)
             | Self::BadResponseBody
-            | Self::TooManyInterim => true,
+            | Self::TooManyInterim => Some(Fault::Broken),
+            Self::Repeated(status) => Some(Fault::Status(status)),
             Self::BadRequest(_)
             | Self::BadBody
             | Self::HeaderTimeout
@@ -87,7 +90,7 @@ impl Cause {
             | Self::ClientStalled
             | Self::ClientGone
             | Self::NoBackend
-            | Self::Exhausted => false,
+            | Self::Exhausted => None,
         }
     }
 
@@ -111,6 +114,7 @@ impl Cause {
             Self::BackendStalled => "response stalled",
             Self::BadResponse(_) => "bad response",
             Self::BadResponseBody => "bad response body",
+            Self::Repeated(_) => "another backend is asked",
             Self::TooManyInterim => "too many interim responses",
         }
     }

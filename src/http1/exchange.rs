@@ -1,5 +1,6 @@
 //! One request with its response: the path of it, from the first byte to the account.
 
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Poll, ready};
@@ -15,7 +16,6 @@ use super::reply;
 use super::request::{self, Refused, Request};
 use super::response::{Answered, Progress, Reception};
 use super::session::{Client, Scratch};
-use crate::balance::Outcome;
 use crate::io::{Expired, Io, Parcel, Stopwatch};
 use crate::relay::{self, Half, RelayEnd, Stop};
 use crate::upstream::{Reuse, Tried, Upstream};
@@ -68,45 +68,56 @@ struct Exchange<'a, I: Io> {
 }
 
 impl<I: Io> Exchange<'_, I> {
-    /// Sends the request to a backend and brings back the response. A pooled connection that turns
-    /// out to be dead is replaced, where the request can safely be sent again.
+    /// Sends the request to a backend and brings back the response. Where the request can safely
+    /// be sent again, a pooled connection that turns out to be dead is replaced, and another
+    /// backend asked after one that failed.
     async fn forward(&mut self) -> Result<Answered, Cause> {
-        let gateway = self.gateway;
-        let clock = Stopwatch::start();
+        let (backends, clock) = (&self.gateway.backends, Stopwatch::start());
+        backends.earn_retries();
         self.load()?;
         let kept = self.upload.consumed();
         let (mut backend, mut reuse) = (self.request.backend, Reuse::Allowed);
-        let mut tried = Tried::default();
+        let mut tried = RefCell::new(Tried::default());
         loop {
             self.progress.phase.set(Phase::Connect);
-            let (deadline, now_ms) = (&self.client.deadline, gateway.wheel.now_ms());
-            let backends = &gateway.backends;
-            let connection = backends.connection(backend, reuse, &mut tried, deadline, now_ms);
+            let (deadline, now_ms) = (&self.client.deadline, self.gateway.wheel.now_ms());
+            let so_far = tried.get_mut();
+            let connection = backends.connection(backend, reuse, so_far, deadline, now_ms);
             let mut upstream = connection.await?;
             backend = upstream.backend;
-            let counters = &gateway.counters.backends[backend.index()];
+            let counters = &self.gateway.counters.backends[backend.index()];
             counters.requests.add(1);
 
-            let result = self.attempt(&mut upstream).await;
-            let dead = matches!(result, Err(Cause::BackendClosed | Cause::BackendReset));
-            if dead && upstream.reused && self.may_repeat(kept) {
-                counters.replaced.add(1);
-                reuse = Reuse::Refused;
-                continue;
-            }
-            match &result {
+            let next = Cell::new(None);
+            let elsewhere = || {
+                next.set(backends.elsewhere(backend, &mut tried.borrow_mut(), now_ms));
+                next.get().is_some()
+            };
+            let after_5xx: Option<&dyn Fn() -> bool> = match self.repeats_5xx() {
+                true => Some(&elsewhere),
+                false => None,
+            };
+            let cause = match self.attempt(&mut upstream, after_5xx).await {
                 Ok(answered) => {
-                    let took_us = clock.elapsed_us();
-                    backends.done(backend, &Outcome::Answered { took_us });
-                    counters.latency_us.add(took_us);
-                    self.account(upstream, answered);
+                    self.account(upstream, &answered, clock);
+                    return Ok(answered);
                 }
-                Err(cause) => {
-                    backends.done(backend, &Outcome::Failed);
-                    counters.failures.add(u64::from(cause.is_backends_fault()));
+                Err(cause) => cause,
+            };
+            if matches!(cause, Cause::BackendClosed | Cause::BackendReset) && self.is_kept(kept) {
+                if upstream.reused && (self.is_idempotent() || self.progress.unsent.get()) {
+                    counters.replaced.add(1);
+                    reuse = Reuse::Refused;
+                    continue;
+                }
+                if backends.retry_on().reset && self.is_idempotent() {
+                    elsewhere();
                 }
             }
-            return result;
+            backends.failed(backend, cause.fault());
+            backend = next.get().ok_or(cause)?;
+            reuse = Reuse::Allowed;
+            self.gateway.counters.retries.add(1);
         }
     }
 
@@ -114,8 +125,7 @@ impl<I: Io> Exchange<'_, I> {
     fn load(&mut self) -> Result<(), Cause> {
         let inbox = &mut self.client.stream.inbox;
         if self.upload.load(inbox, &mut self.scratch.request).is_err() {
-            let backends = &self.gateway.backends;
-            backends.done(self.request.backend, &Outcome::Failed);
+            self.gateway.backends.failed(self.request.backend, None);
             return Err(Cause::BadBody);
         }
         self.progress.uploading.set(!self.upload.is_done());
@@ -123,15 +133,27 @@ impl<I: Io> Exchange<'_, I> {
         Ok(())
     }
 
-    /// Whether the request can be sent again: no byte of it is gone, and either the backend has
-    /// certainly seen none, or seeing it twice does no harm.
-    fn may_repeat(&self, kept: u64) -> bool {
-        let whole = self.upload.consumed() == kept && !self.scratch.request.is_empty();
-        whole && (self.request.plan.method.is_idempotent() || self.progress.unsent.get())
+    /// Whether no byte of the request is gone, so that it can be sent again.
+    fn is_kept(&self, kept: u64) -> bool {
+        self.upload.consumed() == kept && !self.scratch.request.is_empty()
+    }
+
+    /// Whether a backend that sees the request twice takes no harm.
+    fn is_idempotent(&self) -> bool {
+        self.request.plan.method.is_idempotent()
+    }
+
+    fn repeats_5xx(&self) -> bool {
+        let asked_for = self.gateway.backends.retry_on().status_5xx;
+        asked_for && self.is_idempotent() && self.upload.is_done()
     }
 
     /// One attempt: the request over one connection, and its response.
-    async fn attempt(&mut self, upstream: &mut Upstream<I>) -> Result<Answered, Cause> {
+    async fn attempt(
+        &mut self,
+        upstream: &mut Upstream<I>,
+        elsewhere: Option<&dyn Fn() -> bool>,
+    ) -> Result<Answered, Cause> {
         let Self {
             gateway,
             client,
@@ -154,6 +176,7 @@ impl<I: Io> Exchange<'_, I> {
             parcel: &mut scratch.response,
             plan: request.plan,
             progress,
+            elsewhere,
         };
         if I::SENDS_UNATTENDED && upload.is_done() {
             progress.phase.set(Phase::Wait);
@@ -188,14 +211,16 @@ impl<I: Io> Exchange<'_, I> {
         both(upload, reception.run(), progress).await
     }
 
-    fn account(&self, upstream: Box<Upstream<I>>, answered: &Answered) {
+    fn account(&self, upstream: Box<Upstream<I>>, answered: &Answered, clock: Stopwatch) {
         let gateway = self.gateway;
-        let counters = &gateway.counters.backends[upstream.backend.index()];
-        counters.failures.add(u64::from(answered.status >= 500));
+        let (backend, took_us) = (upstream.backend, clock.elapsed_us());
+        let backends = &gateway.backends;
+        backends.answered(backend, answered.status, took_us);
+        let counters = &gateway.counters.backends[backend.index()];
+        counters.latency_us.add(took_us);
         gateway.counters.count_response(answered.status);
         if answered.reusable && !self.progress.uploading.get() && !gateway.is_draining() {
-            let pool = &gateway.backends.pool;
-            pool.put_back(upstream, gateway.wheel.now_ms());
+            backends.pool.put_back(upstream, gateway.wheel.now_ms());
         }
     }
 

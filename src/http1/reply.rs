@@ -3,6 +3,7 @@
 use super::end::Cause;
 use super::field::{push, push_decimal, push_length, push_persistence};
 use super::head::Version;
+use crate::limits;
 
 /// Writes the whole answer to a request that ended by `cause`: nothing where that has no status.
 /// `head_only` leaves the body out, as HEAD wants it.
@@ -24,6 +25,11 @@ pub fn write(cause: Cause, version: Version, keep_alive: bool, head_only: bool, 
             "Allow",
             b"GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE, PATCH",
         );
+    }
+    if status == 503 {
+        out.extend_from_slice(b"Retry-After: ");
+        push_decimal(out, limits::RETRY_AFTER_S);
+        out.extend_from_slice(b"\r\n");
     }
     push_persistence(out, version, keep_alive);
     out.extend_from_slice(b"\r\n");
@@ -67,7 +73,8 @@ mod tests {
     fn an_answer_names_the_reason() {
         let cause = Cause::NoBackend;
         let head = "HTTP/1.1 503 Service Unavailable\r\n\
-            Content-Type: text/plain; charset=utf-8\r\nContent-Length: 29\r\n";
+            Content-Type: text/plain; charset=utf-8\r\nContent-Length: 29\r\n\
+            Retry-After: 2\r\n";
         let body = "fastlb: no backend available\n";
         let expected = format!("{head}\r\n{body}");
         assert_eq!(written(cause, Version::Http11, true, false), expected);

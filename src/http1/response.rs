@@ -61,12 +61,18 @@ pub(super) struct Reception<'a, I: Io> {
     pub(super) parcel: &'a mut Parcel,
     pub(super) plan: RequestPlan,
     pub(super) progress: &'a Progress,
+    /// Asks whether another backend takes the request over after a 5xx; `None` where it may not.
+    pub(super) elsewhere: Option<&'a dyn Fn() -> bool>,
 }
 
 impl<I: Io> Reception<'_, I> {
     /// Brings the response to the client.
     pub(super) async fn run(mut self) -> Result<Answered, Cause> {
         let (plan, delivery) = self.final_head().await?;
+        if plan.status >= 500 && self.elsewhere.is_some_and(|elsewhere| elsewhere()) {
+            self.parcel.clear();
+            return Err(Cause::Repeated(plan.status));
+        }
         let mut half = Half::new(plan.framing, delivery.framing);
         // What is wrong with the body so far is found before the client has seen any of it.
         half.load(&mut self.upstream.inbox, self.parcel)

@@ -63,6 +63,8 @@ pub struct WorkerCounters {
     pub responses: [Counter; 4],
     pub own_replies: Counter,
     pub retries: Counter,
+    pub retries_refused: Counter,
+    pub reports_lost: Counter,
     pub chunk_waits: Counter,
     pub backends: Box<[CachePadded<BackendCounters>]>,
 }
@@ -109,6 +111,8 @@ impl WorkerCounters {
         }
         totals.own_replies += self.own_replies.read();
         totals.retries += self.retries.read();
+        totals.retries_refused += self.retries_refused.read();
+        totals.reports_lost += self.reports_lost.read();
         totals.chunk_waits += self.chunk_waits.read();
         for (total, counters) in totals.backends.iter_mut().zip(&self.backends) {
             counters.add_to(total);

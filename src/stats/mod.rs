@@ -29,6 +29,10 @@ pub struct Totals {
     pub own_replies: u64,
     /// Attempts after the first one of a request.
     pub retries: u64,
+    /// Attempts that were not made because too many were.
+    pub retries_refused: u64,
+    /// Reports of failures that the control thread had no room for.
+    pub reports_lost: u64,
     /// Receives that found no chunk of the size they wanted, and were done with another, or again.
     pub chunk_waits: u64,
     /// One row per backend, in the order of the fleet.

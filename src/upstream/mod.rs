@@ -1,7 +1,9 @@
 //! Connections to backends: which one a request gets, from the pool or newly made.
 
+mod budget;
 mod connect;
 mod pool;
+mod report;
 mod retry;
 
 use std::cell::RefCell;
@@ -9,12 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 
+use budget::Budget;
 pub(crate) use connect::Upstream;
 pub(crate) use pool::Pool;
+use report::Reports;
+pub use retry::RetryOn;
 pub(crate) use retry::{Reuse, Tried};
 
 use crate::balance::{Ask, BackendId, Balancer, Outcome, Snapshot};
+use crate::health::{Event, Fault};
 use crate::io::Io;
 use crate::stats::WorkerCounters;
 
@@ -29,6 +36,10 @@ pub struct Options {
     pub pool_idle_max: usize,
     /// How long a connection may stay idle in the pool.
     pub pool_idle_timeout: Duration,
+    /// What else than a refused connection makes a request go to another backend.
+    pub retry_on: RetryOn,
+    /// Retries a second that this worker may always make.
+    pub retries_per_second: u64,
 }
 
 /// All backends as one worker sees them.
@@ -39,6 +50,8 @@ pub(crate) struct Backends<I: Io> {
     pub(crate) pool: Pool<I>,
     options: Options,
     counters: Arc<WorkerCounters>,
+    budget: Budget,
+    reports: Reports,
 }
 
 impl<I: Io> Backends<I> {
@@ -48,6 +61,7 @@ impl<I: Io> Backends<I> {
         balancer: Arc<dyn Balancer>,
         options: Options,
         counters: Arc<WorkerCounters>,
+        reports: mpsc::Sender<Event>,
     ) -> Self {
         let pool = Pool::new(counters.backends.len(), options.pool_idle_max);
         let fleet = RefCell::new(arc_swap::Cache::new(fleet));
@@ -57,6 +71,8 @@ impl<I: Io> Backends<I> {
             balancer,
             pool,
             options,
+            budget: Budget::new(options.retries_per_second),
+            reports: Reports::new(reports, counters.backends.len()),
             counters,
         }
     }
@@ -80,9 +96,27 @@ impl<I: Io> Backends<I> {
         Some(with(fleet, id))
     }
 
-    /// Tells the algorithm how a request that was picked for `backend` ended.
-    pub(crate) fn done(&self, backend: BackendId, outcome: &Outcome) {
-        self.balancer.done(backend, outcome);
+    /// A request for which `backend` was picked got its whole response, with this status.
+    pub(crate) fn answered(&self, backend: BackendId, status: u16, took_us: u64) {
+        let outcome = Outcome::Answered { took_us };
+        self.balancer.done(backend, &outcome);
+        let lost = &self.counters.reports_lost;
+        if status >= 500 {
+            self.counters.backends[backend.index()].failures.add(1);
+            self.reports.fault(backend, Fault::Status(status), lost);
+        } else {
+            self.reports.well(backend, lost);
+        }
+    }
+
+    /// A request for which `backend` was picked got no whole response, by its `fault` or not.
+    pub(crate) fn failed(&self, backend: BackendId, fault: Option<Fault>) {
+        self.balancer.done(backend, &Outcome::Failed);
+        if let Some(fault) = fault {
+            self.counters.backends[backend.index()].failures.add(1);
+            let lost = &self.counters.reports_lost;
+            self.reports.fault(backend, fault, lost);
+        }
     }
 
     /// Closes pooled connections that have been idle for too long.

@@ -9,9 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use fastlb::balance::{Algorithm, Ask, BackendId, Balancer, RoundRobin, Snapshot};
-use fastlb::config::{BackendList, Config, Cores, Timeouts};
+use fastlb::config::{BackendList, Config, Cores, HealthConfig, Timeouts};
 use fastlb::io::{BufferOptions, EngineChoice};
 use fastlb::server::{Report, Server};
+use fastlb::upstream::RetryOn;
 
 use crate::{leaves_nothing_open, on_both_engines, pause};
 
@@ -95,6 +96,8 @@ pub(crate) fn config(engine: EngineChoice, origin: SocketAddr, buffers: BufferOp
         io: engine,
         timeouts: Timeouts::default(),
         retries: 0,
+        retry_on: RetryOn::default(),
+        health: HealthConfig::default(),
         trusted: Vec::new(),
         buffers,
     }

@@ -62,7 +62,13 @@ impl Proxy {
         } else {
             &["--cores", "1"]
         };
-        let mut process = start(&[&fixed[..], cores, arguments].concat());
+        // A check is a connection that origins would count.
+        let health: &[&str] = if arguments.contains(&"--health") {
+            &[]
+        } else {
+            &["--health", "off"]
+        };
+        let mut process = start(&[&fixed[..], cores, health, arguments].concat());
         let line = process.wait_line("listening on ");
         let address = address_in(&line);
         let descriptors_at_start = settled_descriptors(&process);

@@ -1,0 +1,213 @@
+//! The control thread: events go in, new snapshots come out.
+//!
+//! It has a runtime of its own, on which the backends are checked, and never runs on a worker.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::Fleet;
+use crate::balance::{Backend, BackendId};
+use crate::health::active::Check;
+use crate::health::{Event, News};
+use crate::io::Stopwatch;
+use crate::limits;
+
+/// How the backends are checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checks {
+    /// What is asked.
+    pub check: Check,
+    /// Time between two checks of a backend whose state is not changing.
+    pub interval: Duration,
+    /// Time that a check may take.
+    pub timeout: Duration,
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self {
+            check: Check::Tcp,
+            interval: Duration::from_millis(limits::HEALTH_INTERVAL_MS),
+            timeout: Duration::from_millis(limits::HEALTH_TIMEOUT_MS),
+        }
+    }
+}
+
+/// The control thread; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Control {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Starts the thread. It checks the backends where there are `checks`, and takes in what the
+    /// workers report in any case.
+    ///
+    /// # Errors
+    /// Where the thread or its runtime cannot be had.
+    pub fn start(
+        fleet: Fleet,
+        checks: Option<Checks>,
+        reports: mpsc::Receiver<Event>,
+    ) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (stop, stopped) = oneshot::channel();
+        let steering = steer(fleet, checks, reports);
+        let body = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = steering => {}
+                    // Dropped without a word is as good as told.
+                    _ = stopped => {}
+                }
+            });
+        };
+        let thread = thread::Builder::new().name("control".to_owned());
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread.spawn(body)?),
+        })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // Its panic has been reported by the panic itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Does not return.
+async fn steer(mut fleet: Fleet, checks: Option<Checks>, mut reports: mpsc::Receiver<Event>) {
+    let clock = Stopwatch::start();
+    let mut rounds = checks.map(|checks| Rounds::new(checks, fleet.backends.clone()));
+    loop {
+        let now_ms = clock.elapsed_ms();
+        fleet.advance(now_ms);
+        if let Some(rounds) = &mut rounds {
+            rounds.begin_due(now_ms);
+        }
+        fleet.publish();
+        let checks_due = rounds.as_ref().and_then(Rounds::due_ms);
+        let due_ms = checks_due.into_iter().chain(fleet.due_ms()).min();
+        tokio::select! {
+            () = until(due_ms, now_ms) => {}
+            Some(event) = reports.recv() => {
+                fleet.take(event, now_ms);
+                // All that is there makes one snapshot.
+                while let Ok(event) = reports.try_recv() {
+                    fleet.take(event, now_ms);
+                }
+            }
+            event = result(&mut rounds) => {
+                let backend = event.backend;
+                fleet.take(event, now_ms);
+                if let Some(rounds) = &mut rounds {
+                    let soon = fleet.health.is_changing(backend);
+                    rounds.schedule(backend, soon, clock.elapsed_ms());
+                }
+            }
+        }
+    }
+}
+
+async fn until(due_ms: Option<u64>, now_ms: u64) {
+    match due_ms {
+        Some(due_ms) => sleep(Duration::from_millis(due_ms.saturating_sub(now_ms))).await,
+        None => pending().await,
+    }
+}
+
+/// The result of the next check that ends.
+async fn result(rounds: &mut Option<Rounds>) -> Event {
+    match rounds {
+        Some(rounds) => rounds.result().await,
+        None => pending().await,
+    }
+}
+
+/// The checks that are under way, and when the others are due.
+struct Rounds {
+    checks: Arc<Checks>,
+    backends: Arc<[Backend]>,
+    due: BinaryHeap<Reverse<(u64, BackendId)>>,
+    under_way: JoinSet<Event>,
+}
+
+impl Rounds {
+    /// The first round is spread over one interval.
+    fn new(checks: Checks, backends: Arc<[Backend]>) -> Self {
+        let interval_ms = checks.interval.as_millis() as u64;
+        let count = backends.len() as u64;
+        let first = |(place, backend): (u64, &Backend)| {
+            let due_ms = place * interval_ms / count;
+            Reverse((due_ms, backend.id))
+        };
+        let due = (0..).zip(backends.iter()).map(first).collect();
+        Self {
+            checks: Arc::new(checks),
+            backends,
+            due,
+            under_way: JoinSet::new(),
+        }
+    }
+
+    /// When the next check begins; `None` while as many are under way as may be.
+    fn due_ms(&self) -> Option<u64> {
+        let &Reverse((due_ms, _)) = self.due.peek()?;
+        (self.under_way.len() < limits::HEALTH_CHECKS_MAX).then_some(due_ms)
+    }
+
+    fn begin_due(&mut self, now_ms: u64) {
+        while self.due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
+            let Some(Reverse((_, id))) = self.due.pop() else {
+                return;
+            };
+            let (checks, backends) = (self.checks.clone(), self.backends.clone());
+            self.under_way.spawn(async move {
+                let asking = checks.check.ask(&backends[id.index()], checks.timeout);
+                let news: News = asking.await;
+                Event { backend: id, news }
+            });
+        }
+    }
+
+    async fn result(&mut self) -> Event {
+        loop {
+            match self.under_way.join_next().await {
+                Some(Ok(event)) => return event,
+                // A check that panicked is a bug, and not the backend's fault.
+                Some(Err(error)) => tracing::error!("a check failed in itself: {error}"),
+                None => pending().await,
+            }
+        }
+    }
+
+    /// Has a backend checked again after an interval, or much earlier where that matters.
+    fn schedule(&mut self, backend: BackendId, soon: bool, now_ms: u64) {
+        let interval_ms = self.checks.interval.as_millis() as u64;
+        let pause_ms = if soon {
+            interval_ms / limits::HEALTH_FASTER_TIMES
+        } else {
+            interval_ms
+        };
+        let jitter_ms = pause_ms * limits::HEALTH_JITTER_PERCENT / 100;
+        let pause_ms = pause_ms - jitter_ms + fastrand::u64(0..=2 * jitter_ms);
+        self.due.push(Reverse((now_ms + pause_ms, backend)));
+    }
+}

@@ -1,0 +1,97 @@
+//! Asking a backend whether it is alive: a connection that is closed at once, or one request.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{CheckFailure, News};
+use crate::balance::Backend;
+use crate::http1::head::{ResponseHead, Scan, field_store};
+use crate::limits;
+
+/// How a backend is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// It takes a connection.
+    Tcp,
+    /// It answers a GET of this path with one of these statuses.
+    Http {
+        /// The path, from its slash on.
+        path: String,
+        /// The first and the last status that are well.
+        statuses: (u16, u16),
+    },
+}
+
+impl Check {
+    /// Asks `backend`, for at most `limit`.
+    pub async fn ask(&self, backend: &Backend, limit: Duration) -> News {
+        let answer = timeout(limit, self.answer(backend)).await;
+        match answer.unwrap_or(Err(CheckFailure::Timeout)) {
+            Ok(()) => News::CheckPassed,
+            Err(failure) => News::CheckFailed(failure),
+        }
+    }
+
+    async fn answer(&self, backend: &Backend) -> Result<(), CheckFailure> {
+        let connecting = TcpStream::connect(backend.address).await;
+        let mut stream = connecting.map_err(|error| CheckFailure::Connect(words(&error)))?;
+        match self {
+            Self::Tcp => {
+                // A reset: a close would leave a port in TIME_WAIT for each check.
+                let _ = stream.set_zero_linger();
+                Ok(())
+            }
+            Self::Http { path, statuses } => {
+                let status = get(&mut stream, path, &backend.authority).await?;
+                let (first, last) = *statuses;
+                if (first..=last).contains(&status) {
+                    Ok(())
+                } else {
+                    Err(CheckFailure::Status(status))
+                }
+            }
+        }
+    }
+}
+
+/// The status of the final response to one request.
+async fn get(stream: &mut TcpStream, path: &str, authority: &str) -> Result<u16, CheckFailure> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: fastlb-check\r\n\
+         Connection: close\r\n\r\n"
+    );
+    let sent = stream.write_all(request.as_bytes()).await;
+    sent.map_err(|_| CheckFailure::Broken)?;
+    let mut bytes = Vec::with_capacity(limits::HEALTH_READ_BYTES);
+    let mut scan = Scan::response();
+    loop {
+        let received = stream.read_buf(&mut bytes).await;
+        if received.map_err(|_| CheckFailure::Broken)? == 0 {
+            return Err(CheckFailure::Broken);
+        }
+        while let Some(span) = scan.end(&bytes).map_err(|_| CheckFailure::Broken)? {
+            let status = {
+                let mut store = field_store();
+                let head = ResponseHead::parse(&bytes[span.start..span.end], &mut store);
+                head.map_err(|_| CheckFailure::Broken)?.status
+            };
+            if status >= 200 {
+                return Ok(status);
+            }
+            // An interim response; the final one follows.
+            bytes.drain(..span.end);
+            scan = Scan::response();
+        }
+    }
+}
+
+/// What the kernel said, without the number that an operator does not need.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let words = text.split(" (os error").next().unwrap_or(&text);
+    words.to_lowercase()
+}

@@ -1,0 +1,314 @@
+//! The judge: from events and time to who is picked. It knows no clock and no socket.
+//!
+//! A backend starts up. Checks take it down and bring it back (`rise`, `fall`); traffic can only
+//! eject it, for a time that grows, and never more of the fleet than the rules allow.
+
+use std::fmt;
+
+use super::{CheckFailure, Event, Fault, Health, News};
+use crate::balance::BackendId;
+use crate::limits;
+
+/// How many results of checks decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckRules {
+    /// Checks in a row that bring a backend up.
+    pub rise: u32,
+    /// Checks in a row that take it down.
+    pub fall: u32,
+}
+
+impl Default for CheckRules {
+    fn default() -> Self {
+        Self {
+            rise: limits::HEALTH_RISE,
+            fall: limits::HEALTH_FALL,
+        }
+    }
+}
+
+/// When traffic ejects a backend (outlier detection).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EjectRules {
+    /// Failed requests in a row, over all workers; 0 never ejects.
+    pub after: u32,
+    /// How long the first ejection lasts; the nth lasts n times as long.
+    pub time_ms: u64,
+    /// Longest ejection.
+    pub time_max_ms: u64,
+    /// Most of the fleet that may be ejected, in percent; one backend always may.
+    pub part_max: u32,
+}
+
+impl Default for EjectRules {
+    fn default() -> Self {
+        Self {
+            after: limits::EJECT_AFTER,
+            time_ms: limits::EJECT_TIME_MS,
+            time_max_ms: limits::EJECT_TIME_MS * limits::EJECT_TIMES_MAX,
+            part_max: limits::EJECT_PART_MAX_PERCENT,
+        }
+    }
+}
+
+/// A backend that is picked from now on, or no longer, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which backend.
+    pub backend: BackendId,
+    /// What it is now.
+    pub health: Health,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a backend changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// So many checks in a row passed.
+    ChecksPassed(u32),
+    /// So many checks in a row failed; the last one so.
+    ChecksFailed(u32, CheckFailure),
+    /// So many requests in a row failed, the last one so; it is ejected for so many milliseconds.
+    Faults(u32, Fault, u64),
+    /// Its ejection is over.
+    TimeServed,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ChecksPassed(count) => write!(f, "checks passed: {count}"),
+            Self::ChecksFailed(count, failure) => {
+                write!(f, "checks failed: {count}, the last one: {failure}")
+            }
+            Self::Faults(count, fault, time_ms) => {
+                let seconds = time_ms.div_ceil(1000);
+                write!(
+                    f,
+                    "{count} requests in a row failed, for {seconds} s: it {fault}"
+                )
+            }
+            Self::TimeServed => f.write_str("its ejection is over"),
+        }
+    }
+}
+
+/// The health of a fleet.
+#[derive(Clone, Debug)]
+pub struct FleetHealth {
+    members: Vec<Member>,
+    check: CheckRules,
+    eject: EjectRules,
+}
+
+/// What is known of one backend. Checks and traffic judge it apart: it is picked where both agree.
+#[derive(Clone, Debug, Default)]
+struct Member {
+    check: Check,
+    traffic: Traffic,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Check {
+    verdict: Verdict,
+    /// Results in a row that speak against the verdict.
+    against: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Verdict {
+    /// Taken to be up, because no check has passed or failed yet.
+    #[default]
+    Assumed,
+    Up,
+    Down,
+}
+
+#[derive(Clone, Debug)]
+struct Traffic {
+    faults_in_row: u32,
+    /// How often it was ejected; forgotten once it has been well for the longest ejection.
+    ejections: u32,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Standing {
+    Admitted { since_ms: u64 },
+    Ejected { until_ms: u64 },
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            faults_in_row: 0,
+            ejections: 0,
+            standing: Standing::Admitted { since_ms: 0 },
+        }
+    }
+}
+
+impl Member {
+    fn health(&self) -> Health {
+        match (self.check.verdict, self.traffic.standing) {
+            (Verdict::Down, _) => Health::Down,
+            (_, Standing::Ejected { .. }) => Health::Ejected,
+            (_, Standing::Admitted { .. }) => Health::Up,
+        }
+    }
+
+    fn ejected_until(&self) -> Option<u64> {
+        match self.traffic.standing {
+            Standing::Ejected { until_ms } => Some(until_ms),
+            Standing::Admitted { .. } => None,
+        }
+    }
+}
+
+impl FleetHealth {
+    /// A fleet of `count` backends, all of them up.
+    pub fn new(count: usize, check: CheckRules, eject: EjectRules) -> Self {
+        Self {
+            members: vec![Member::default(); count],
+            check,
+            eject,
+        }
+    }
+
+    /// What a backend is now.
+    pub fn health(&self, backend: BackendId) -> Health {
+        self.members[backend.index()].health()
+    }
+
+    /// Whether the next check of a backend may change its state, so that it should come soon.
+    pub fn is_changing(&self, backend: BackendId) -> bool {
+        let check = &self.members[backend.index()].check;
+        check.against > 0 || check.verdict == Verdict::Assumed
+    }
+
+    /// Takes in what was learnt at `now_ms`, and tells what changes by it.
+    pub fn take(&mut self, event: Event, now_ms: u64) -> Option<Change> {
+        let Event { backend, news } = event;
+        let before = self.health(backend);
+        let reason = match news {
+            News::CheckPassed => self.check_passed(backend),
+            News::CheckFailed(failure) => self.check_failed(backend, failure),
+            News::Fault(fault) => self.fault(backend, fault, now_ms),
+            News::Recovered => {
+                self.members[backend.index()].traffic.faults_in_row = 0;
+                None
+            }
+        }?;
+        self.changed(backend, before, reason)
+    }
+
+    /// Readmits those whose ejection is over at `now_ms`.
+    pub fn advance(&mut self, now_ms: u64) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            let before = member.health();
+            if member
+                .ejected_until()
+                .is_some_and(|until_ms| until_ms <= now_ms)
+            {
+                member.traffic.standing = Standing::Admitted { since_ms: now_ms };
+                let backend = BackendId::new(index).expect("a member has an id");
+                changes.extend(self.changed(backend, before, Reason::TimeServed));
+            }
+        }
+        changes
+    }
+
+    /// When the next ejection ends; `None` where nobody is ejected.
+    pub fn due_ms(&self) -> Option<u64> {
+        self.members.iter().filter_map(Member::ejected_until).min()
+    }
+
+    /// Names the change, unless the backend is what it was.
+    fn changed(&self, backend: BackendId, before: Health, reason: Reason) -> Option<Change> {
+        let health = self.health(backend);
+        (health != before).then_some(Change {
+            backend,
+            health,
+            reason,
+        })
+    }
+
+    fn check_passed(&mut self, backend: BackendId) -> Option<Reason> {
+        let rise = self.check.rise;
+        let check = &mut self.members[backend.index()].check;
+        if check.verdict == Verdict::Down {
+            check.against += 1;
+            if check.against < rise {
+                return None;
+            }
+        }
+        *check = Check {
+            verdict: Verdict::Up,
+            against: 0,
+        };
+        Some(Reason::ChecksPassed(rise))
+    }
+
+    fn check_failed(&mut self, backend: BackendId, failure: CheckFailure) -> Option<Reason> {
+        let check = &mut self.members[backend.index()].check;
+        let fall = match check.verdict {
+            Verdict::Assumed => 1,
+            Verdict::Up => self.check.fall,
+            Verdict::Down => {
+                check.against = 0;
+                return None;
+            }
+        };
+        check.against += 1;
+        if check.against < fall {
+            return None;
+        }
+        *check = Check {
+            verdict: Verdict::Down,
+            against: 0,
+        };
+        Some(Reason::ChecksFailed(fall, failure))
+    }
+
+    fn fault(&mut self, backend: BackendId, fault: Fault, now_ms: u64) -> Option<Reason> {
+        let may_eject = self.may_eject(backend);
+        let rules = self.eject;
+        let traffic = &mut self.members[backend.index()].traffic;
+        let Standing::Admitted { since_ms } = traffic.standing else {
+            // What was under way when it was ejected.
+            return None;
+        };
+        traffic.faults_in_row = traffic.faults_in_row.saturating_add(1);
+        if rules.after == 0 || traffic.faults_in_row < rules.after || !may_eject {
+            return None;
+        }
+        if now_ms >= since_ms + rules.time_max_ms {
+            traffic.ejections = 0;
+        }
+        let faults = std::mem::take(&mut traffic.faults_in_row);
+        traffic.ejections = traffic.ejections.saturating_add(1);
+        let times = u64::from(traffic.ejections);
+        let time_ms = rules.time_ms.saturating_mul(times).min(rules.time_max_ms);
+        traffic.standing = Standing::Ejected {
+            until_ms: now_ms + time_ms,
+        };
+        Some(Reason::Faults(faults, fault, time_ms))
+    }
+
+    /// Whether one more may be ejected: within the part of the fleet that the rules name, and
+    /// never the last one that is picked, because bad answers are better than none.
+    fn may_eject(&self, backend: BackendId) -> bool {
+        let ejected = self.members.iter().filter_map(Member::ejected_until);
+        let ejected = ejected.count();
+        let part = self.members.len() * self.eject.part_max as usize / 100;
+        let others = self.members.iter().enumerate();
+        let mut others = others.filter(|(index, _)| *index != backend.index());
+        ejected < part.max(1) && others.any(|(_, member)| member.health() == Health::Up)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! The judge: by table, and as properties of any sequence of events.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const EJECT: EjectRules = EjectRules {
+    after: 5,
+    time_ms: 30_000,
+    time_max_ms: 300_000,
+    part_max: 10,
+};
+
+fn id(index: usize) -> BackendId {
+    BackendId::new(index).unwrap()
+}
+
+fn fleet(count: usize) -> FleetHealth {
+    FleetHealth::new(count, CheckRules { rise: 2, fall: 3 }, EJECT)
+}
+
+fn passed(index: usize) -> Event {
+    Event {
+        backend: id(index),
+        news: News::CheckPassed,
+    }
+}
+
+fn failed(index: usize) -> Event {
+    Event {
+        backend: id(index),
+        news: News::CheckFailed(CheckFailure::Timeout),
+    }
+}
+
+fn fault(index: usize) -> Event {
+    Event {
+        backend: id(index),
+        news: News::Fault(Fault::Status(500)),
+    }
+}
+
+fn recovered(index: usize) -> Event {
+    Event {
+        backend: id(index),
+        news: News::Recovered,
+    }
+}
+
+/// Ejects a backend and returns for how long.
+fn eject(fleet: &mut FleetHealth, index: usize, now_ms: u64) -> u64 {
+    for _ in 1..EJECT.after {
+        assert_eq!(fleet.take(fault(index), now_ms), None);
+    }
+    match fleet.take(fault(index), now_ms).unwrap().reason {
+        Reason::Faults(5, Fault::Status(500), time_ms) => time_ms,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn until_its_first_success_one_failure_takes_a_backend_down() {
+    let mut fleet = fleet(2);
+    assert_eq!(fleet.health(id(0)), Health::Up);
+    let change = fleet.take(failed(0), 0).unwrap();
+    assert_eq!(change.health, Health::Down);
+    let text = change.reason.to_string();
+    assert_eq!(text, "checks failed: 1, the last one: no answer in time");
+    assert_eq!(fleet.health(id(1)), Health::Up);
+}
+
+#[test]
+fn checks_decide_by_rise_and_fall() {
+    // Results of checks, and what the backend is after each.
+    let table = [
+        ("++", "UU"),
+        ("+--+--", "UUUUUU"),
+        ("+---", "UUUD"),
+        ("-+", "DD"),
+        ("-++", "DDU"),
+        ("-+-++", "DDDDU"),
+        ("-++---", "DDUUUD"),
+    ];
+    for (results, states) in table {
+        let mut fleet = fleet(1);
+        for (result, state) in results.chars().zip(states.chars()) {
+            let event = if result == '+' { passed(0) } else { failed(0) };
+            let before = fleet.health(id(0));
+            let change = fleet.take(event, 0);
+            let expected = if state == 'U' {
+                Health::Up
+            } else {
+                Health::Down
+            };
+            assert_eq!(fleet.health(id(0)), expected, "{results}");
+            assert_eq!(change.is_some(), before != expected, "{results}");
+        }
+    }
+}
+
+#[test]
+fn checks_come_faster_while_a_state_is_changing() {
+    let mut fleet = fleet(1);
+    assert!(fleet.is_changing(id(0)), "nothing is known yet");
+    fleet.take(passed(0), 0);
+    assert!(!fleet.is_changing(id(0)));
+    fleet.take(failed(0), 0);
+    assert!(fleet.is_changing(id(0)));
+    fleet.take(failed(0), 0);
+    fleet.take(failed(0), 0);
+    assert!(!fleet.is_changing(id(0)), "down, and all agrees");
+    fleet.take(passed(0), 0);
+    assert!(fleet.is_changing(id(0)));
+}
+
+#[test]
+fn faults_in_a_row_eject_and_time_readmits() {
+    let mut fleet = fleet(3);
+    assert_eq!(fleet.due_ms(), None);
+    assert_eq!(eject(&mut fleet, 0, 1_000), 30_000);
+    assert_eq!(fleet.health(id(0)), Health::Ejected);
+    assert_eq!(fleet.due_ms(), Some(31_000));
+    assert_eq!(fleet.advance(30_999), []);
+    let readmitted = Change {
+        backend: id(0),
+        health: Health::Up,
+        reason: Reason::TimeServed,
+    };
+    assert_eq!(fleet.advance(31_000), [readmitted]);
+    assert_eq!(fleet.due_ms(), None);
+}
+
+#[test]
+fn a_success_in_between_starts_the_row_again() {
+    let mut fleet = fleet(3);
+    for _ in 0..100 {
+        for _ in 1..EJECT.after {
+            assert_eq!(fleet.take(fault(0), 0), None);
+        }
+        assert_eq!(fleet.take(recovered(0), 0), None);
+    }
+}
+
+#[test]
+fn ejections_grow_up_to_the_longest_and_are_forgotten() {
+    let mut fleet = fleet(3);
+    let mut now_ms = 0;
+    for times in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 10] {
+        assert_eq!(eject(&mut fleet, 0, now_ms), times * 30_000);
+        now_ms = fleet.due_ms().unwrap();
+        assert_eq!(fleet.advance(now_ms).len(), 1);
+    }
+    now_ms += EJECT.time_max_ms;
+    assert_eq!(eject(&mut fleet, 0, now_ms), 30_000);
+}
+
+#[test]
+fn never_more_than_a_part_is_ejected_and_never_the_last() {
+    let ejectable = |count: usize| {
+        let mut fleet = fleet(count);
+        for index in 0..count {
+            for _ in 0..20 {
+                fleet.take(fault(index), 0);
+            }
+        }
+        (0..count)
+            .filter(|&index| fleet.health(id(index)) == Health::Ejected)
+            .count()
+    };
+    let counts = [1, 2, 9, 10, 19, 20, 35, 100].map(ejectable);
+    assert_eq!(counts, [0, 1, 1, 1, 1, 2, 3, 10]);
+}
+
+#[test]
+fn the_last_that_is_up_is_not_ejected() {
+    let mut fleet = fleet(2);
+    fleet.take(failed(1), 0);
+    for _ in 0..20 {
+        assert_eq!(fleet.take(fault(0), 0), None);
+    }
+    assert_eq!(fleet.health(id(0)), Health::Up);
+}
+
+#[test]
+fn a_backend_that_is_down_and_ejected_needs_both_to_end() {
+    let mut fleet = fleet(3);
+    eject(&mut fleet, 0, 0);
+    let change = fleet.take(failed(0), 1).unwrap();
+    assert_eq!(change.health, Health::Down);
+    assert_eq!(fleet.advance(30_000), [], "still down");
+    fleet.take(passed(0), 30_001);
+    let change = fleet.take(passed(0), 30_002).unwrap();
+    assert_eq!(change.health, Health::Up);
+}
+
+#[test]
+fn no_ejection_where_it_is_turned_off() {
+    let rules = EjectRules { after: 0, ..EJECT };
+    let mut fleet = FleetHealth::new(3, CheckRules::default(), rules);
+    for _ in 0..1_000 {
+        assert_eq!(fleet.take(fault(0), 0), None);
+    }
+}
+
+fn news() -> impl Strategy<Value = News> {
+    prop_oneof![
+        1 => Just(News::CheckPassed),
+        1 => Just(News::CheckFailed(CheckFailure::Broken)),
+        5 => Just(News::Fault(Fault::Broken)),
+        1 => Just(News::Recovered),
+    ]
+}
+
+proptest! {
+    /// Any sequence of events over any time: within the limit, every change told, nobody lost.
+    #[test]
+    fn ejections_stay_within_the_limit_and_nobody_is_forgotten(
+        count in 1_usize..40,
+        events in prop::collection::vec((0_usize..40, news(), 0_u64..5_000), 0..400),
+    ) {
+        let mut fleet = fleet(count);
+        let mut told = vec![Health::Up; count];
+        let mut now_ms = 0;
+        for (index, news, pause_ms) in events {
+            now_ms += pause_ms;
+            for change in fleet.advance(now_ms) {
+                told[change.backend.index()] = change.health;
+            }
+            let event = Event { backend: id(index % count), news };
+            if let Some(change) = fleet.take(event, now_ms) {
+                told[change.backend.index()] = change.health;
+            }
+            let healths: Vec<Health> = (0..count).map(|index| fleet.health(id(index))).collect();
+            prop_assert_eq!(&healths, &told, "every change is told");
+            let ejected = fleet.members.iter().filter_map(Member::ejected_until).count();
+            prop_assert!(ejected <= (count / 10).max(1));
+        }
+        // Left alone, with passing checks, everybody comes back.
+        fleet.advance(now_ms + EJECT.time_max_ms);
+        for index in 0..count {
+            fleet.take(passed(index), now_ms);
+            fleet.take(passed(index), now_ms);
+            prop_assert_eq!(fleet.health(id(index)), Health::Up);
+        }
+    }
+}

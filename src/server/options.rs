@@ -1,0 +1,42 @@
+//! From the configuration to each module's small options: nothing below the server sees the whole.
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::fleet::Fleet;
+use crate::health::FleetHealth;
+use crate::http1;
+use crate::limits;
+use crate::upstream;
+
+/// The fleet, all of it up so far.
+pub(super) fn fleet(config: &Config) -> Fleet {
+    let (rules, eject) = (config.health.rules, config.health.eject);
+    let health = FleetHealth::new(config.backends.len(), rules, eject);
+    Fleet::new(&config.backends, health)
+}
+
+/// The options of the HTTP sessions.
+pub(super) fn http(config: &Config) -> http1::Options {
+    http1::Options {
+        header_timeout: config.timeouts.header,
+        idle_timeout: config.timeouts.idle,
+        response_timeout: config.timeouts.response,
+        body_idle_timeout: config.timeouts.body_idle,
+        // Who only waits out his grace is not to be cut.
+        drain_grace: Duration::from_millis(limits::DRAIN_GRACE_MS).min(config.timeouts.drain / 2),
+        trusted: config.trusted.clone(),
+    }
+}
+
+/// The options of the upstream side.
+pub(super) fn upstream(config: &Config) -> upstream::Options {
+    upstream::Options {
+        connect_timeout: config.timeouts.connect,
+        retries: config.retries,
+        pool_idle_max: limits::POOL_IDLE_MAX,
+        pool_idle_timeout: Duration::from_millis(limits::POOL_IDLE_TIMEOUT_MS),
+        retry_on: config.retry_on,
+        retries_per_second: limits::RETRY_BUDGET_PER_SECOND / config.cores.workers as u64,
+    }
+}
