@@ -192,7 +192,7 @@ impl FleetHealth {
         let Event { backend, news } = event;
         let before = self.health(backend);
         let reason = match news {
-            News::CheckPassed => self.check_passed(backend),
+            News::CheckPassed => self.check_passed(backend, now_ms),
             News::CheckFailed(failure) => self.check_failed(backend, failure),
             News::Fault(fault) => self.fault(backend, fault, now_ms),
             News::Recovered => {
@@ -236,14 +236,18 @@ impl FleetHealth {
         })
     }
 
-    fn check_passed(&mut self, backend: BackendId) -> Option<Reason> {
+    fn check_passed(&mut self, backend: BackendId, now_ms: u64) -> Option<Reason> {
         let rise = self.check.rise;
-        let check = &mut self.members[backend.index()].check;
-        if check.verdict == Verdict::Down {
+        let Member { check, traffic } = &mut self.members[backend.index()];
+        let was_down = check.verdict == Verdict::Down;
+        if was_down {
             check.against += 1;
             if check.against < rise {
                 return None;
             }
+            // Whatever its answers were before it went down, it is another process now.
+            traffic.faults_in_row = 0;
+            traffic.standing = Standing::Admitted { since_ms: now_ms };
         }
         *check = Check {
             verdict: Verdict::Up,

@@ -32,6 +32,7 @@ mod deadlines;
 mod drain;
 mod early;
 mod harness;
+mod health;
 mod keep_alive;
 mod limits;
 mod newcomer;

@@ -182,15 +182,28 @@ fn the_last_that_is_up_is_not_ejected() {
 }
 
 #[test]
-fn a_backend_that_is_down_and_ejected_needs_both_to_end() {
+fn a_backend_that_comes_back_from_being_down_is_not_ejected_any_more() {
     let mut fleet = fleet(3);
     eject(&mut fleet, 0, 0);
-    let change = fleet.take(failed(0), 1).unwrap();
-    assert_eq!(change.health, Health::Down);
-    assert_eq!(fleet.advance(30_000), [], "still down");
-    fleet.take(passed(0), 30_001);
-    let change = fleet.take(passed(0), 30_002).unwrap();
+    fleet.take(passed(0), 0);
+    assert_eq!(fleet.health(id(0)), Health::Ejected, "it never was down");
+    for _ in 0..3 {
+        fleet.take(failed(0), 1);
+    }
+    assert_eq!(fleet.health(id(0)), Health::Down);
+    assert_eq!(fleet.take(passed(0), 2), None);
+    let change = fleet.take(passed(0), 3).unwrap();
     assert_eq!(change.health, Health::Up);
+    assert_eq!(fleet.due_ms(), None);
+}
+
+#[test]
+fn the_end_of_an_ejection_changes_nothing_while_checks_fail() {
+    let mut fleet = fleet(3);
+    eject(&mut fleet, 0, 0);
+    fleet.take(failed(0), 1);
+    assert_eq!(fleet.advance(30_000), []);
+    assert_eq!(fleet.health(id(0)), Health::Down);
 }
 
 #[test]
