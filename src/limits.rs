@@ -98,6 +98,8 @@ pub const SLOTS_MAX: usize = BACKENDS_MAX * WEIGHT_MAX as usize;
 
 /// Longest name of a host (RFC 1035 section 2.3.4).
 pub const HOST_BYTES_MAX: usize = 253;
+/// Longest path of a Unix socket: what `sun_path` holds before its NUL (unix(7)).
+pub const UNIX_PATH_BYTES_MAX: usize = 107;
 /// The port that is listened on where none is named.
 pub const PORT: u16 = 3030;
 

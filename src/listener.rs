@@ -91,7 +91,7 @@ impl Door {
         self: Rc<Self>,
         io: I,
         listener: I::Listener,
-        serve: impl Fn(I::Socket, SocketAddr, Guest),
+        serve: impl Fn(I::Socket, Option<SocketAddr>, Guest),
         shed: impl Fn() -> bool,
     ) {
         while !self.closing.get() {
@@ -128,7 +128,7 @@ impl Door {
         self: &Rc<Self>,
         io: &I,
         listener: &I::Listener,
-        serve: &impl Fn(I::Socket, SocketAddr, Guest),
+        serve: &impl Fn(I::Socket, Option<SocketAddr>, Guest),
     ) {
         for _ in 1..limits::ACCEPTS_PER_TURN {
             if self.limit.is_reached() {

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::balance::{Balancer, Snapshot};
 use crate::config::Config;
 use crate::fleet::{Control, Published};
-use crate::io::{self as engine, EngineChoice, Epoll, ProbeError, Uring};
+use crate::io::{self as engine, Address, EngineChoice, Epoll, ProbeError, Uring};
 use crate::limits;
 use crate::listener::ConnectionLimit;
 use crate::signals::Signals;
@@ -43,7 +43,7 @@ pub enum Error {
     #[error("backend {backend} is where fastlb itself listens: requests would go round in circles")]
     Loop {
         /// The backend's address.
-        backend: SocketAddr,
+        backend: Address,
     },
     /// There are too few descriptors for a single connection.
     #[error(
@@ -138,7 +138,7 @@ fn next_stage(stage: &watch::Sender<Stage>) {
 
 /// A balancer that is running.
 pub struct Server {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     engine: &'static str,
     stats: Stats,
     stage: watch::Sender<Stage>,
@@ -189,6 +189,7 @@ impl Server {
         let limit = Arc::new(ConnectionLimit::new(connection_max(config.cores.workers)?));
         let (listeners, addresses) = listen(&config.listen, config.cores.workers)?;
         refuse_loops(config, &addresses)?;
+        let addresses = addresses.into_iter().map(Address::from).collect();
         let fleet = options::fleet(config);
         let (reports, reported) = channel::channel(limits::REPORTS_MAX);
         let stats = Stats::new(config.cores.workers, config.backends.len());
@@ -248,7 +249,7 @@ impl Server {
     }
 
     /// The addresses that are listened on, with the ports that were free where 0 was asked for.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
@@ -348,13 +349,16 @@ fn choose_engine(choice: EngineChoice) -> Result<Engine, Error> {
 /// Refuses a backend that is the balancer itself: one request would go round until all
 /// connections are taken.
 fn refuse_loops(config: &Config, listening: &[SocketAddr]) -> Result<(), Error> {
-    for backend in config.backends.iter().map(|backend| backend.address) {
+    let internet = config.backends.iter().map(|backend| &backend.address);
+    for backend in internet.filter_map(Address::internet) {
         let leads_here = |listens: &SocketAddr| {
             let everywhere = listens.ip().is_unspecified() && backend.ip().is_loopback();
             listens.port() == backend.port() && (listens.ip() == backend.ip() || everywhere)
         };
         if listening.iter().any(leads_here) {
-            return Err(Error::Loop { backend });
+            return Err(Error::Loop {
+                backend: backend.into(),
+            });
         }
     }
     Ok(())

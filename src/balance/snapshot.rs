@@ -3,10 +3,10 @@
 //! A snapshot never changes. Whoever learns of a change builds the next one and publishes it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::health::Health;
+use crate::io::Address;
 use crate::limits;
 
 /// A backend's place in the fleet. It stays the same from snapshot to snapshot.
@@ -69,7 +69,7 @@ pub struct Backend {
     /// Its place in the fleet.
     pub id: BackendId,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: Address,
     /// The Host of requests that brought none (RFC 9110 section 7.2).
     pub authority: Box<str>,
     /// Its share of the requests.
@@ -205,6 +205,8 @@ fn greatest_common_divisor(a: u16, b: u16) -> u16 {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::net::SocketAddr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -213,7 +215,7 @@ pub(super) mod tests {
     pub(crate) fn fleet(weights: &[u16]) -> Vec<Backend> {
         let backend = |(index, &weight): (usize, &u16)| Backend {
             id: BackendId::new(index).unwrap(),
-            address: SocketAddr::from(([127, 0, 0, 1], 1024 + index as u16)),
+            address: SocketAddr::from(([127, 0, 0, 1], 1024 + index as u16)).into(),
             authority: format!("backend-{index}:80").into(),
             weight: Weight::new(weight).unwrap(),
         };

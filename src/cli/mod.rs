@@ -231,7 +231,8 @@ mod tests {
         let backends = config("-b 127.0.0.1:1,127.0.0.1:2 --backends 127.0.0.1:3@4").backends;
         let ports: Vec<u16> = backends
             .iter()
-            .map(|b: &BackendConfig| b.address.port())
+            .filter_map(|b: &BackendConfig| b.address.internet())
+            .map(|address| address.port())
             .collect();
         assert_eq!(ports, [1, 2, 3]);
         assert_eq!(backends[2].weight.share(), 4);

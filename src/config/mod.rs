@@ -21,7 +21,7 @@ pub use resolve::ResolveError;
 use crate::balance::{Algorithm, Weight};
 use crate::fleet::Checks;
 use crate::health::{CheckRules, EjectRules};
-use crate::io::{BufferOptions, EngineChoice};
+use crate::io::{Address, BufferOptions, EngineChoice};
 use crate::limits;
 use crate::upstream::RetryOn;
 
@@ -56,7 +56,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendConfig {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: Address,
     /// What the user called it (`host:port`), which is the Host of requests that brought none.
     pub authority: String,
     /// Its share of the requests.

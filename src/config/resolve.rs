@@ -6,6 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::backends::{BackendName, Host};
 use super::{BackendConfig, BackendList};
+use crate::io::Address;
 use crate::limits;
 
 /// The backends of the list cannot be used together.
@@ -35,7 +36,7 @@ pub enum ResolveError {
         /// The later item.
         second: String,
         /// The address of both.
-        address: SocketAddr,
+        address: Address,
     },
     /// There are more addresses than a fleet may have.
     #[error("{0} backends are more than the {max} that are possible", max = limits::BACKENDS_MAX)]
@@ -57,7 +58,7 @@ impl BackendList {
                 cause,
             })?;
             backends.extend(addresses.into_iter().map(|address| BackendConfig {
-                address,
+                address: address.into(),
                 authority: name.authority(),
                 weight: name.weight,
             }));
@@ -97,11 +98,11 @@ fn addresses(name: &BackendName) -> io::Result<Vec<SocketAddr>> {
 fn refuse_duplicates(backends: &[BackendConfig]) -> Result<(), ResolveError> {
     let mut first_of = HashMap::new();
     for backend in backends {
-        if let Some(first) = first_of.insert(backend.address, &backend.authority) {
+        if let Some(first) = first_of.insert(&backend.address, &backend.authority) {
             return Err(ResolveError::Duplicate {
                 first: first.clone(),
                 second: backend.authority.clone(),
-                address: backend.address,
+                address: backend.address.clone(),
             });
         }
     }
@@ -131,7 +132,8 @@ mod tests {
         assert!(
             backends
                 .iter()
-                .all(|backend| backend.address.ip().is_loopback())
+                .filter_map(|backend| backend.address.internet())
+                .all(|address| address.ip().is_loopback())
         );
         assert!(
             backends

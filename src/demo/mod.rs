@@ -137,7 +137,7 @@ fn balance(
 ) -> Result<(), Error> {
     // Not on the runtime: the server may build runtimes of its own, and they do not nest.
     let server = Server::start(config(options, listen, children)?)?;
-    let target = reachable(server.addresses().first().copied().unwrap_or(listen));
+    let target = reachable(server.addresses()[0].internet().unwrap_or(listen));
     let heading = Heading {
         url: format!("http://{target}{HELLO}"),
         engine: server.engine(),
@@ -223,7 +223,7 @@ fn config(
     children: &Children,
 ) -> Result<Config, ProcessorsError> {
     let backends = children.iter().map(|child| BackendConfig {
-        address: child.address,
+        address: child.address.into(),
         authority: child.address.to_string(),
         weight: Weight::default(),
     });

@@ -103,7 +103,7 @@ impl Fleet {
 fn member((index, config): (usize, &BackendConfig)) -> Backend {
     Backend {
         id: BackendId::new(index).expect("a configuration has at most BACKENDS_MAX backends"),
-        address: config.address,
+        address: config.address.clone(),
         authority: config.authority.as_str().into(),
         weight: config.weight,
     }

@@ -3,13 +3,14 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::{CheckFailure, News};
 use crate::balance::Backend;
 use crate::http1::head::{ResponseHead, Scan, field_store};
+use crate::io::Address;
 use crate::limits;
 
 /// How a backend is asked.
@@ -37,29 +38,45 @@ impl Check {
     }
 
     async fn answer(&self, backend: &Backend) -> Result<(), CheckFailure> {
-        let connecting = TcpStream::connect(backend.address).await;
-        let mut stream = connecting.map_err(|error| CheckFailure::Connect(words(&error)))?;
-        match self {
-            Self::Tcp => {
-                // A reset: a close would leave a port in TIME_WAIT for each check.
+        match &backend.address {
+            Address::Internet(address) => {
+                let stream = TcpStream::connect(address).await.map_err(refused)?;
+                // Ended by a reset: a close would leave a port in TIME_WAIT for each check.
                 let _ = stream.set_zero_linger();
-                Ok(())
+                self.converse(stream, &backend.authority).await
             }
-            Self::Http { path, statuses } => {
-                let status = get(&mut stream, path, &backend.authority).await?;
-                let (first, last) = *statuses;
-                if (first..=last).contains(&status) {
-                    Ok(())
-                } else {
-                    Err(CheckFailure::Status(status))
-                }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path.as_path()).await;
+                self.converse(stream.map_err(refused)?, &backend.authority)
+                    .await
             }
+        }
+    }
+
+    async fn converse(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        authority: &str,
+    ) -> Result<(), CheckFailure> {
+        let Self::Http { path, statuses } = self else {
+            return Ok(());
+        };
+        let status = get(&mut stream, path, authority).await?;
+        let (first, last) = *statuses;
+        if (first..=last).contains(&status) {
+            Ok(())
+        } else {
+            Err(CheckFailure::Status(status))
         }
     }
 }
 
 /// The status of the final response to one request.
-async fn get(stream: &mut TcpStream, path: &str, authority: &str) -> Result<u16, CheckFailure> {
+async fn get(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    path: &str,
+    authority: &str,
+) -> Result<u16, CheckFailure> {
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: fastlb-check\r\n\
          Connection: close\r\n\r\n"
@@ -89,9 +106,9 @@ async fn get(stream: &mut TcpStream, path: &str, authority: &str) -> Result<u16,
     }
 }
 
-/// What the kernel said, without the number that an operator does not need.
-fn words(error: &io::Error) -> String {
-    let text = error.to_string();
+fn refused(error: io::Error) -> CheckFailure {
+    // Without the number, which an operator does not need.
+    let text = error.to_string().to_lowercase();
     let words = text.split(" (os error").next().unwrap_or(&text);
-    words.to_lowercase()
+    CheckFailure::Connect(words.to_owned())
 }

@@ -329,7 +329,8 @@ async fn refuse<I: Io>(
     refused: Refused,
 ) -> After {
     let Refused { end, plan } = refused;
-    debug!(client = %client.peer, %end, "an exchange ended early");
+    let client_address = client.peer.map(tracing::field::display);
+    debug!(client = client_address, %end, "an exchange ended early");
     if gateway.wheel.is_cut() {
         return After::Abort;
     }

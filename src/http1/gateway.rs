@@ -66,10 +66,9 @@ impl<I: Io> Gateway<I> {
         self.draining.get()
     }
 
-    pub(super) fn trusts(&self, peer: IpAddr) -> bool {
-        self.options
-            .trusted
-            .iter()
-            .any(|network| network.contains(&peer))
+    /// Nobody is trusted who has no address.
+    pub(super) fn trusts(&self, peer: Option<IpAddr>) -> bool {
+        let contains = |network: &IpNet| peer.is_some_and(|peer| network.contains(&peer));
+        self.options.trusted.iter().any(contains)
     }
 }

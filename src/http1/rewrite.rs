@@ -20,8 +20,8 @@ mod tests;
 /// What a request is forwarded with, beside what the client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward<'a> {
-    /// The client's address.
-    pub peer: IpAddr,
+    /// The client's address, where it has one.
+    pub peer: Option<IpAddr>,
     /// Whether the client is believed what it says of those before it.
     pub trusted: bool,
     /// The backend's authority: the Host of a request that has none.
@@ -49,7 +49,9 @@ pub fn request(
         out.extend_from_slice(b"Expect: 100-continue\r\n");
     }
     framing(plan.framing, out);
-    forwarded_for(head.fields, forward, out);
+    if let Some(peer) = forward.peer {
+        forwarded_for(head.fields, forward.trusted, peer, out);
+    }
     if !told.proto {
         out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
     }
@@ -164,15 +166,15 @@ fn response_fields(fields: &[Header<'_>], plan: &ResponsePlan, out: &mut Vec<u8>
     }
 }
 
-fn forwarded_for(fields: &[Header<'_>], forward: &Forward<'_>, out: &mut Vec<u8>) {
+fn forwarded_for(fields: &[Header<'_>], trusted: bool, peer: IpAddr, out: &mut Vec<u8>) {
     out.extend_from_slice(b"X-Forwarded-For: ");
-    for field in fields.iter().filter(|_| forward.trusted) {
+    for field in fields.iter().filter(|_| trusted) {
         if Name::of(field.name) == Name::ForwardedFor && !field.value.is_empty() {
             out.extend_from_slice(field.value);
             out.extend_from_slice(b", ");
         }
     }
-    match forward.peer.to_canonical() {
+    match peer.to_canonical() {
         IpAddr::V4(peer) => push_v4(out, peer),
         IpAddr::V6(peer) => write!(out, "{peer}").expect("writing to a Vec does not fail"),
     }

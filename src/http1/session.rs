@@ -22,7 +22,8 @@ use crate::relay::{Fill, Stop, Stream};
 pub(crate) struct Client<I: Io> {
     pub(super) stream: Stream<I>,
     pub(super) deadline: Deadline,
-    pub(super) peer: IpAddr,
+    /// Has none where it came over a Unix socket.
+    pub(super) peer: Option<IpAddr>,
 }
 
 /// The buffers of an exchange.
@@ -64,14 +65,14 @@ impl<I: Io> Sessions<I> {
     pub(crate) fn open<G>(
         self: Rc<Self>,
         socket: I::Socket,
-        peer: SocketAddr,
+        peer: Option<SocketAddr>,
         guest: G,
     ) -> impl Future<Output = ()> {
         // Boxed, because it moves between this future and the one that serves it, twice a request.
         let mut idle = Some(Box::new(Client {
             stream: Stream::new(self.gateway.io.clone(), socket),
             deadline: self.gateway.wheel.deadline(),
-            peer: peer.ip().to_canonical(),
+            peer: peer.map(|peer| peer.ip().to_canonical()),
         }));
         // A block and not an `async fn`, whose future would have room for its arguments twice.
         async move {

@@ -17,7 +17,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::LocalSet;
 
 use super::buffer::{BufferOptions, Chunk, ChunkSize, Group, Turn};
-use super::{Expect, Io, Parcel, Usage, sys};
+use super::{Address, Expect, Io, Parcel, Usage, sys};
 
 /// A handle to the epoll engine of the thread it lives on.
 #[derive(Clone)]
@@ -74,7 +74,7 @@ impl Io for Epoll {
     fn accept(
         &self,
         listener: &Self::Listener,
-    ) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr)>> + Unpin {
+    ) -> impl Future<Output = io::Result<(Self::Socket, Option<SocketAddr>)>> + Unpin {
         let listener = listener.clone();
         std::future::poll_fn(move |cx| listener.poll_accept(cx))
     }
@@ -89,17 +89,14 @@ impl Io for Epoll {
     fn accept_queued(
         &self,
         listener: &Self::Listener,
-    ) -> io::Result<Option<(Self::Socket, SocketAddr)>> {
+    ) -> io::Result<Option<(Self::Socket, Option<SocketAddr>)>> {
         let Some((socket, peer)) = sys::accept_queued(&listener.socket)? else {
             return Ok(None);
         };
         Ok(Some((Rc::new(watch(socket)?), peer)))
     }
 
-    fn connect(
-        &self,
-        address: SocketAddr,
-    ) -> impl Future<Output = io::Result<Self::Socket>> + Unpin {
+    fn connect(&self, address: &Address) -> impl Future<Output = io::Result<Self::Socket>> + Unpin {
         let mut started = Some(begin_connect(address));
         let mut socket = None;
         std::future::poll_fn(move |cx| {
@@ -171,7 +168,10 @@ impl Io for Epoll {
 }
 
 impl Listener {
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Rc<Watched>, SocketAddr)>> {
+    fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Rc<Watched>, Option<SocketAddr>)>> {
         loop {
             if self.cancelled.take() {
                 return Poll::Ready(Err(io::Error::from_raw_os_error(libc::ECANCELED)));
@@ -198,7 +198,7 @@ fn watch(socket: OwnedFd) -> io::Result<Watched> {
     Ok(watched?)
 }
 
-fn begin_connect(address: SocketAddr) -> io::Result<(Rc<Watched>, bool)> {
+fn begin_connect(address: &Address) -> io::Result<(Rc<Watched>, bool)> {
     let socket = sys::stream_socket(address)?;
     let done = sys::connect_begin(&socket, address)?;
     Ok((Rc::new(watch(socket)?), done))

@@ -3,6 +3,7 @@
 //! The path above is written once, generic over [`Io`]; which engine it runs on is chosen once at
 //! start-up. All unsafe code of fastlb is in this module.
 
+mod address;
 mod buffer;
 mod deadline;
 pub mod epoll;
@@ -17,6 +18,7 @@ use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use address::{Address, UnixPath, UnixPathError};
 pub use buffer::{BufferOptions, Chunk, ChunkSize};
 pub use deadline::{Deadline, Expired, Guarded, Stopwatch, Wheel};
 pub use epoll::Epoll;
@@ -85,11 +87,12 @@ pub trait Io: Clone + 'static {
     /// Where the engine cannot watch it.
     fn listener(&self, socket: OwnedFd) -> io::Result<Self::Listener>;
 
-    /// Waits for the next connection and its peer's address.
+    /// Waits for the next connection and its peer's address, which a client of a Unix socket does
+    /// not have.
     fn accept(
         &self,
         listener: &Self::Listener,
-    ) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr)>> + Unpin;
+    ) -> impl Future<Output = io::Result<(Self::Socket, Option<SocketAddr>)>> + Unpin;
 
     /// Ends the wait for a connection with `ECANCELED`, unless one has just come.
     fn cancel_accept(&self, listener: &Self::Listener);
@@ -101,13 +104,10 @@ pub trait Io: Clone + 'static {
     fn accept_queued(
         &self,
         listener: &Self::Listener,
-    ) -> io::Result<Option<(Self::Socket, SocketAddr)>>;
+    ) -> io::Result<Option<(Self::Socket, Option<SocketAddr>)>>;
 
     /// Connects to `address`.
-    fn connect(
-        &self,
-        address: SocketAddr,
-    ) -> impl Future<Output = io::Result<Self::Socket>> + Unpin;
+    fn connect(&self, address: &Address) -> impl Future<Output = io::Result<Self::Socket>> + Unpin;
 
     /// Receives what comes next; `None` is the end of the stream. No memory is held while nothing
     /// has come. Where no large chunk is left the bytes come in a small one.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
+use super::Address;
 use crate::limits;
 
 /// Every socket is non-blocking: the epoll engine needs it, the ring does not mind.
@@ -58,12 +59,19 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
 /// # Errors
 /// Those of getsockname(2), and a socket that is not of the internet.
 pub fn local_address(socket: &impl AsRawFd) -> io::Result<SocketAddr> {
-    internet_address(&SockRef::from(&borrow(socket)).local_addr()?)
+    let address = SockRef::from(&borrow(socket)).local_addr()?;
+    address
+        .as_socket()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an internet address"))
 }
 
 /// A socket to connect to `address` with.
-pub(super) fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
-    Ok(tcp_socket(address)?.into())
+pub(super) fn stream_socket(address: &Address) -> io::Result<OwnedFd> {
+    let socket = match address {
+        Address::Internet(address) => tcp_socket(*address)?,
+        Address::Unix(_) => unix_socket()?,
+    };
+    Ok(socket.into())
 }
 
 fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
@@ -81,8 +89,14 @@ fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+fn unix_socket() -> io::Result<Socket> {
+    Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)
+}
+
 /// Accepts a connection that is already in the queue; `None` where there is none.
-pub(super) fn accept_queued(listener: &impl AsRawFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+pub(super) fn accept_queued(
+    listener: &impl AsRawFd,
+) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
     // SAFETY: accept4 writes an address and its length to the storage that it is given.
     let accepted = unsafe {
         SockAddr::try_init(|storage, length| {
@@ -93,7 +107,7 @@ pub(super) fn accept_queued(listener: &impl AsRawFd) -> io::Result<Option<(Owned
         })
     };
     match accepted {
-        Ok((socket, address)) => Ok(Some((socket, internet_address(&address)?))),
+        Ok((socket, address)) => Ok(Some((socket, address.as_socket()))),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         // The client left between its connecting and now; there may be another behind it.
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => accept_queued(listener),
@@ -101,16 +115,9 @@ pub(super) fn accept_queued(listener: &impl AsRawFd) -> io::Result<Option<(Owned
     }
 }
 
-/// The internet address that the kernel wrote.
-pub(super) fn internet_address(address: &SockAddr) -> io::Result<SocketAddr> {
-    address
-        .as_socket()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an internet address"))
-}
-
 /// Begins to connect; `false` while the connection is under way.
-pub(super) fn connect_begin(socket: &impl AsRawFd, address: SocketAddr) -> io::Result<bool> {
-    match SockRef::from(&borrow(socket)).connect(&address.into()) {
+pub(super) fn connect_begin(socket: &impl AsRawFd, address: &Address) -> io::Result<bool> {
+    match SockRef::from(&borrow(socket)).connect(&address.to_kernel()) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(false),
         Err(error) => Err(error),

@@ -1,12 +1,11 @@
 //! Dialling a backend.
 
-use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::Backends;
 use crate::balance::BackendId;
-use crate::io::{Deadline, Expired, Io, is_out_of_descriptors};
+use crate::io::{Address, Deadline, Expired, Io, is_out_of_descriptors};
 use crate::limits;
 use crate::relay::Stream;
 
@@ -67,7 +66,7 @@ impl<I: Io> Backends<I> {
     pub(super) async fn dial(
         &self,
         backend: BackendId,
-        address: SocketAddr,
+        address: &Address,
         deadline: &Deadline,
     ) -> Result<Box<Upstream<I>>, DialError> {
         let counters = &self.counters.backends[backend.index()];

@@ -22,7 +22,7 @@ pub(crate) use retry::{Reuse, Tried};
 
 use crate::balance::{Ask, BackendId, Balancer, Outcome, Snapshot};
 use crate::health::{Event, Fault};
-use crate::io::Io;
+use crate::io::{Address, Io};
 use crate::stats::WorkerCounters;
 
 /// What the upstream side may do, the same for every worker.
@@ -94,6 +94,12 @@ impl<I: Io> Backends<I> {
         };
         let id = self.balancer.pick(fleet, &ask)?;
         Some(with(fleet, id))
+    }
+
+    /// Where `backend` listens.
+    fn address(&self, backend: BackendId) -> Address {
+        let mut fleet = self.fleet.borrow_mut();
+        fleet.load().backend(backend).address.clone()
     }
 
     /// A request for which `backend` was picked got its whole response, with this status.

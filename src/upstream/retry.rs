@@ -63,8 +63,8 @@ impl<I: Io> Backends<I> {
                 counters.reused.add(1);
                 return Ok(upstream);
             }
-            let address = self.fleet.borrow_mut().load().backend(backend).address;
-            let failure = match self.dial(backend, address, deadline).await {
+            let address = self.address(backend);
+            let failure = match self.dial(backend, &address, deadline).await {
                 Ok(upstream) => return Ok(upstream),
                 Err(failure) => failure,
             };

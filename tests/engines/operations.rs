@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use fastlb::io::{self, BufferOptions, ChunkSize, Expect, Io, Parcel, Stopwatch, Usage};
+use fastlb::io::{self, Address, BufferOptions, ChunkSize, Expect, Io, Parcel, Stopwatch, Usage};
 use tokio::task::spawn_local;
 
 use crate::{PATIENCE_MS, leaves_nothing_open, on_both_engines};
@@ -38,14 +38,14 @@ fn run<I: Io, F: Future<Output = ()>>(buffers: BufferOptions, main: impl FnOnce(
 /// Both ends of a connection over loopback.
 async fn pair<I: Io>(io: &I) -> (I::Socket, I::Socket) {
     let (listener, address) = listener(io);
-    let (ours, theirs) = tokio::join!(io.connect(address), io.accept(&listener));
+    let (ours, theirs) = tokio::join!(io.connect(&address), io.accept(&listener));
     (ours.unwrap(), theirs.unwrap().0)
 }
 
-fn listener<I: Io>(io: &I) -> (I::Listener, SocketAddr) {
+fn listener<I: Io>(io: &I) -> (I::Listener, Address) {
     let socket = io::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = io::local_address(&socket).unwrap();
-    (io.listener(socket).unwrap(), address)
+    (io.listener(socket).unwrap(), address.into())
 }
 
 fn parcel(bytes: &[u8]) -> Parcel {
@@ -101,7 +101,7 @@ fn a_dropped_accept_closes_what_it_accepted<I: Io>() {
         let (listener, address) = listener(&io);
         let mut accept = io.accept(&listener);
         begin(&mut accept).await;
-        let client = io.connect(address).await.unwrap();
+        let client = io.connect(&address).await.unwrap();
         io.sleep(std::time::Duration::from_millis(20)).await;
         drop(accept);
         until(&io, || !io.usage().is_out()).await;
@@ -112,7 +112,7 @@ fn a_dropped_accept_closes_what_it_accepted<I: Io>() {
 fn a_dropped_connect_closes_its_socket<I: Io>() {
     run(BufferOptions::default(), async |io: I| {
         let full = FullListener::new();
-        let mut connect = io.connect(full.address);
+        let mut connect = io.connect(&full.address);
         begin(&mut connect).await;
         drop(connect);
         until(&io, || !io.usage().is_out()).await;
@@ -279,7 +279,7 @@ fn the_end_of_a_stream_takes_no_chunk<I: Io>() {
 
 /// A listener whose queue is full, so that connecting to it stays under way.
 struct FullListener {
-    address: SocketAddr,
+    address: Address,
     _listener: TcpListener,
     _queued: Vec<socket2::Socket>,
 }
@@ -303,7 +303,7 @@ impl FullListener {
             client
         });
         Self {
-            address,
+            address: address.into(),
             _queued: queued.collect(),
             _listener: listener,
         }

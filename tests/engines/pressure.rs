@@ -37,7 +37,7 @@ fn a_fresh_request_is_answered_beside_thousands_that_wait(engine: EngineChoice) 
             large_chunks_max: 16,
         };
         let server = Server::start(config(engine, large.address, buffers)).unwrap();
-        let address = server.addresses()[0];
+        let address = server.addresses()[0].internet().unwrap();
 
         let half_heads: Vec<_> = (0..waiting)
             .map(|_| connect(address, b"GET / HTTP/1.1\r\nHost: wai"))

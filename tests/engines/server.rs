@@ -152,7 +152,7 @@ fn a_session_that_panics_ends_alone(engine: EngineChoice) {
         let origin = Origin::start(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec());
         let config = config(engine, origin.address, BufferOptions::default());
         let server = Server::start_with(config, Arc::new(PanicsOnce::default())).unwrap();
-        let address = server.addresses()[0];
+        let address = server.addresses()[0].internet().unwrap();
         let (unlucky, lucky) = (
             TcpStream::connect(address).unwrap(),
             TcpStream::connect(address).unwrap(),
@@ -172,7 +172,7 @@ fn idle_connections_cost_no_time(engine: EngineChoice) {
         let origin = Origin::start(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec());
         let config = config(engine, origin.address, BufferOptions::default());
         let server = Server::start(config).unwrap();
-        let address = server.addresses()[0];
+        let address = server.addresses()[0].internet().unwrap();
         let clients: Vec<_> = (0..100)
             .map(|_| TcpStream::connect(address).unwrap())
             .collect();

@@ -11,7 +11,7 @@ use crate::http1::head::{RequestHead, ResponseHead, Scan, field_store};
 
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
 const STRANGER: Forward<'_> = Forward {
-    peer: PEER,
+    peer: Some(PEER),
     trusted: false,
     authority: "backend:80",
 };
@@ -136,12 +136,29 @@ fn addresses_are_written_in_their_shortest_form() {
         (IpAddr::V6(Ipv6Addr::LOCALHOST), "::1"),
     ];
     for (peer, written) in table {
-        let out = forwarded("GET / HTTP/1.0\r\n\r\n", &Forward { peer, ..STRANGER });
+        let forward = Forward {
+            peer: Some(peer),
+            ..STRANGER
+        };
+        let out = forwarded("GET / HTTP/1.0\r\n\r\n", &forward);
         assert!(
             out.contains(&format!("X-Forwarded-For: {written}\r\n")),
             "{out}"
         );
     }
+}
+
+/// As one that comes over a Unix socket.
+#[test]
+fn a_client_without_an_address_leaves_none() {
+    let text = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n";
+    let expected = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: http\r\n\
+        X-Forwarded-Host: a\r\n\r\n";
+    let nowhere = Forward {
+        peer: None,
+        ..STRANGER
+    };
+    assert_eq!(forwarded(text, &nowhere), expected);
 }
 
 #[test]

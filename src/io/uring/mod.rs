@@ -22,7 +22,7 @@ pub use probe::{ProbeError, probe};
 pub use recv::Recv;
 
 use super::buffer::{BufferOptions, ChunkSize, Group};
-use super::{Expect, Io, Parcel, Stopwatch, Usage, sys};
+use super::{Address, Expect, Io, Parcel, Stopwatch, Usage, sys};
 use crate::limits;
 use op::Orphans;
 use stream::Gather;
@@ -121,7 +121,7 @@ impl Io for Uring {
     fn accept(
         &self,
         listener: &Self::Listener,
-    ) -> impl Future<Output = io::Result<(Self::Socket, SocketAddr)>> + Unpin {
+    ) -> impl Future<Output = io::Result<(Self::Socket, Option<SocketAddr>)>> + Unpin {
         stream::accept(&self.0, listener)
     }
 
@@ -132,15 +132,12 @@ impl Io for Uring {
     fn accept_queued(
         &self,
         listener: &Self::Listener,
-    ) -> io::Result<Option<(Self::Socket, SocketAddr)>> {
+    ) -> io::Result<Option<(Self::Socket, Option<SocketAddr>)>> {
         let accepted = sys::accept_queued(listener)?;
         Ok(accepted.map(|(socket, address)| (Rc::new(socket), address)))
     }
 
-    fn connect(
-        &self,
-        address: SocketAddr,
-    ) -> impl Future<Output = io::Result<Self::Socket>> + Unpin {
+    fn connect(&self, address: &Address) -> impl Future<Output = io::Result<Self::Socket>> + Unpin {
         stream::connect(&self.0, address)
     }
 

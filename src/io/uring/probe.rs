@@ -58,7 +58,10 @@ async fn round_trip(io: &Uring) -> Result<(), ProbeError> {
     let listener = sys::listen(address).map_err(at("listening on loopback"))?;
     let address = sys::local_address(&listener).map_err(at("listening on loopback"))?;
     let listener = io.listener(listener).map_err(at("listening on loopback"))?;
-    let ours = io.connect(address).await.map_err(at("connecting"))?;
+    let ours = io
+        .connect(&address.into())
+        .await
+        .map_err(at("connecting"))?;
     let (theirs, _) = io.accept(&listener).await.map_err(at("accepting"))?;
 
     let mut parcel = Parcel::default();

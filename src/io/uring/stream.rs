@@ -14,7 +14,7 @@ use socket2::SockAddr;
 
 use super::Ring;
 use super::op::{Completion, Data, Op};
-use crate::io::{Parcel, sys};
+use crate::io::{Address, Parcel, sys};
 
 /// An operation and what is made of its completion. Boxing it would cost an allocation a send.
 struct Then<D: Data, F> {
@@ -34,7 +34,7 @@ impl<D: Data, F: Fn(D, Completion) -> T + Unpin, T> Future for Then<D, F> {
 pub(super) fn accept(
     ring: &Rc<Ring>,
     listener: &Rc<OwnedFd>,
-) -> impl Future<Output = io::Result<(Rc<OwnedFd>, SocketAddr)>> + Unpin {
+) -> impl Future<Output = io::Result<(Rc<OwnedFd>, Option<SocketAddr>)>> + Unpin {
     let mut peer = Box::new(PeerAddress::default());
     let entry = opcode::Accept::new(
         types::Fd(listener.as_raw_fd()),
@@ -74,13 +74,13 @@ impl Default for PeerAddress {
 }
 
 impl AcceptData {
-    fn accepted(self, completion: Completion) -> io::Result<(Rc<OwnedFd>, SocketAddr)> {
+    fn accepted(self, completion: Completion) -> io::Result<(Rc<OwnedFd>, Option<SocketAddr>)> {
         let descriptor = completion.result()?;
         // SAFETY: the kernel has just opened it for us.
         let socket = unsafe { sys::own(descriptor as i32) };
         // SAFETY: the kernel wrote an address of this length.
         let peer = unsafe { SockAddr::new(self.peer.storage, self.peer.length) };
-        Ok((Rc::new(socket), sys::internet_address(&peer)?))
+        Ok((Rc::new(socket), peer.as_socket()))
     }
 }
 
@@ -96,12 +96,18 @@ impl Data for AcceptData {
 
 pub(super) fn connect(
     ring: &Rc<Ring>,
-    address: SocketAddr,
+    address: &Address,
 ) -> impl Future<Output = io::Result<Rc<OwnedFd>>> + Unpin {
-    let started = sys::stream_socket(address).map(|socket| {
+    let started = sys::stream_socket(address).and_then(|socket| {
+        if address.internet().is_none() {
+            // Connected at once or not at all. The ring would wait on a thread of the kernel for a
+            // place in a queue that is full.
+            sys::connect_begin(&socket, address)?;
+            return Ok(Connect::Ended(Some(Ok(Rc::new(socket)))));
+        }
         let data = ConnectData {
             socket: Rc::new(socket),
-            address: Box::new(address.into()),
+            address: Box::new(address.to_kernel()),
         };
         let entry = opcode::Connect::new(
             types::Fd(data.socket.as_raw_fd()),
@@ -110,18 +116,16 @@ pub(super) fn connect(
         )
         .build();
         // SAFETY: the address that the kernel reads is on the heap and owned by the data.
-        unsafe { Op::submit(&ring.orphans, data, entry) }
+        let op = unsafe { Op::submit(&ring.orphans, data, entry) };
+        Ok(Connect::UnderWay(op))
     });
-    match started {
-        Ok(op) => Connect::UnderWay(op),
-        Err(error) => Connect::Failed(Some(error)),
-    }
+    started.unwrap_or_else(|error| Connect::Ended(Some(Err(error))))
 }
 
 enum Connect {
     UnderWay(Op<ConnectData>),
-    /// There was no socket to be had.
-    Failed(Option<io::Error>),
+    /// There was no socket to be had, or nothing to wait for.
+    Ended(Option<io::Result<Rc<OwnedFd>>>),
 }
 
 impl Future for Connect {
@@ -133,7 +137,7 @@ impl Future for Connect {
                 let (data, completion) = ready!(Pin::new(op).poll(cx));
                 Poll::Ready(completion.result().map(|_| data.socket))
             }
-            Self::Failed(error) => Poll::Ready(Err(error.take().expect("polled once"))),
+            Self::Ended(result) => Poll::Ready(result.take().expect("polled once")),
         }
     }
 }
