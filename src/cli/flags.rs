@@ -19,7 +19,7 @@ use crate::upstream::RetryOn;
 /// What the user typed after `fastlb`, each value understood on its own.
 #[derive(Debug, clap::Args)]
 pub(super) struct Flags {
-    /// HOST[:PORT], [V6]:PORT or http://HOST:PORT, separated by commas; @N behind is a weight.
+    /// HOST[:PORT], [V6]:PORT, http://HOST:PORT or unix:/PATH, with commas; @N behind is a weight.
     #[arg(short, long, value_name = "LIST", env = "FASTLB_BACKENDS")]
     backends: Vec<String>,
     /// Port to listen on, on all IPv4 addresses; 0 takes a free one [default: 3030].

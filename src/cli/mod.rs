@@ -300,7 +300,6 @@ mod tests {
                 "-b 127.0.0.1 --balance maglev",
                 "--balance maglev does not exist yet",
             ),
-            ("-b unix:/run/a", "do not exist yet"),
         ];
         for (line, part) in table {
             let error = error(line);

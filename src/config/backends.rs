@@ -1,17 +1,21 @@
 //! The list of backends as the user writes it: its grammar, without resolving a name.
 //!
-//! `HOST[:PORT]`, `http://HOST[:PORT]` or `[V6][:PORT]`, each with `@N` behind it for a weight,
-//! separated by commas.
+//! `HOST[:PORT]`, `http://HOST[:PORT]`, `[V6][:PORT]` or `unix:/PATH`, each with `@N` behind it
+//! for a weight, separated by commas.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use crate::balance::{Weight, WeightError};
+use crate::io::{UnixPath, UnixPathError};
 use crate::limits;
 
 /// The port of a backend that names none (RFC 9110 section 4.2.1).
 const HTTP_PORT: NonZeroU16 = NonZeroU16::new(80).expect("80 is not 0");
+
+/// The Host of a request that brought none, where the backend has no name of its own.
+const UNIX_AUTHORITY: &str = "localhost";
 
 /// The backends of `--backends`, at least one. [`BackendList::resolve`] finds their addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,9 +24,14 @@ pub struct BackendList(pub(super) Vec<BackendName>);
 /// One item of the list, its parts known to be well formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BackendName {
-    pub(super) host: Host,
-    pub(super) port: NonZeroU16,
+    pub(super) place: Place,
     pub(super) weight: Weight,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Internet(Host, NonZeroU16),
+    Unix(UnixPath),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +44,11 @@ pub(super) enum Host {
 impl BackendName {
     /// `host:port`, as a Host field has it.
     pub(super) fn authority(&self) -> String {
-        match &self.host {
-            Host::V4(address) => format!("{address}:{}", self.port),
-            Host::V6(address) => format!("[{address}]:{}", self.port),
-            Host::Name(name) => format!("{name}:{}", self.port),
+        match &self.place {
+            Place::Internet(Host::V4(address), port) => format!("{address}:{port}"),
+            Place::Internet(Host::V6(address), port) => format!("[{address}]:{port}"),
+            Place::Internet(Host::Name(name), port) => format!("{name}:{port}"),
+            Place::Unix(_) => UNIX_AUTHORITY.to_owned(),
         }
     }
 }
@@ -61,9 +71,9 @@ pub enum BackendFault {
     /// Two commas in a row, or one at an end.
     #[error("nothing stands between the commas; write HOST:PORT or take a comma away")]
     Empty,
-    /// `unix:/path`.
-    #[error("unix sockets as backends do not exist yet in this version; write HOST:PORT")]
-    Unix,
+    /// `unix:` without a path that a socket can have.
+    #[error(transparent)]
+    Unix(#[from] UnixPathError),
     /// `https://host`.
     #[error("TLS to backends is not supported; write http://HOST:PORT")]
     Tls,
@@ -118,12 +128,14 @@ fn parse_backend(item: &str) -> Result<BackendName, BackendFault> {
         Some((target, share)) => (target, parse_weight(share)?),
         None => (item, Weight::default()),
     };
-    let (host, port) = split_port(strip_scheme(target)?)?;
-    Ok(BackendName {
-        host: parse_host(host)?,
-        port: parse_port(port)?,
-        weight,
-    })
+    let place = match target.strip_prefix("unix:") {
+        Some(path) => Place::Unix(UnixPath::new(path)?),
+        None => {
+            let (host, port) = split_port(strip_scheme(target)?)?;
+            Place::Internet(parse_host(host)?, parse_port(port)?)
+        }
+    };
+    Ok(BackendName { place, weight })
 }
 
 fn parse_weight(share: &str) -> Result<Weight, WeightError> {
@@ -133,9 +145,6 @@ fn parse_weight(share: &str) -> Result<Weight, WeightError> {
 fn strip_scheme(target: &str) -> Result<&str, BackendFault> {
     if target.is_empty() {
         return Err(BackendFault::Empty);
-    }
-    if target.starts_with("unix:") {
-        return Err(BackendFault::Unix);
     }
     let authority = match target.split_once("://") {
         None => target,
@@ -232,6 +241,8 @@ mod tests {
             ("[::1]:8080", "[::1]:8080"),
             ("http://[2001:db8::1]:8080", "[2001:db8::1]:8080"),
             (" web:1 ", "web:1"),
+            ("unix:/run/web.sock", "localhost"),
+            ("unix:///run/web.sock@7", "localhost"),
         ];
         for (item, authority) in table {
             assert_eq!(authorities(item), [authority], "{item}");
@@ -241,19 +252,24 @@ mod tests {
 
     #[test]
     fn a_weight_follows_an_at_sign() {
-        let BackendList(names) = "a@1,b:8080@256,http://[::1]:1@7,c".parse().unwrap();
+        let list = "a@1,b:8080@256,http://[::1]:1@7,c,unix:/a@b@2";
+        let BackendList(names) = list.parse().unwrap();
         let shares: Vec<u16> = names.iter().map(|name| name.weight.share()).collect();
-        assert_eq!(shares, [1, 256, 7, 1]);
+        assert_eq!(shares, [1, 256, 7, 1, 2]);
     }
 
     #[test]
     fn every_fault_is_told_apart() {
+        let too_long = format!("unix:/{}", "a".repeat(limits::UNIX_PATH_BYTES_MAX));
         let table = [
             ("", BackendFault::Empty),
             ("a,,b", BackendFault::Empty),
             ("a,", BackendFault::Empty),
             ("@3", BackendFault::Empty),
-            ("unix:/run/web.sock", BackendFault::Unix),
+            ("unix:", BackendFault::Unix(UnixPathError::Relative)),
+            ("unix:web.sock", BackendFault::Unix(UnixPathError::Relative)),
+            (&too_long, BackendFault::Unix(UnixPathError::TooLong(108))),
+            ("unix:/a@b", BackendFault::Weight(WeightError)),
             ("https://web", BackendFault::Tls),
             ("tcp://web", BackendFault::Scheme),
             ("http://web/", BackendFault::Path),

@@ -57,7 +57,8 @@ pub struct Config {
 pub struct BackendConfig {
     /// Where it listens.
     pub address: Address,
-    /// What the user called it (`host:port`), which is the Host of requests that brought none.
+    /// What the user called it (`host:port`), which is the Host of requests that brought none;
+    /// `localhost` for a Unix socket.
     pub authority: String,
     /// Its share of the requests.
     pub weight: Weight,

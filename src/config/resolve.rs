@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use super::backends::{BackendName, Host};
+use super::backends::{BackendName, Host, Place};
 use super::{BackendConfig, BackendList};
 use crate::io::Address;
 use crate::limits;
@@ -58,7 +58,7 @@ impl BackendList {
                 cause,
             })?;
             backends.extend(addresses.into_iter().map(|address| BackendConfig {
-                address: address.into(),
+                address,
                 authority: name.authority(),
                 weight: name.weight,
             }));
@@ -72,15 +72,20 @@ impl BackendList {
 }
 
 /// The addresses of one item, each once.
-fn addresses(name: &BackendName) -> io::Result<Vec<SocketAddr>> {
-    let port = name.port.get();
-    let host = match &name.host {
-        Host::V4(address) => return Ok(vec![(*address, port).into()]),
-        Host::V6(address) => return Ok(vec![(*address, port).into()]),
-        Host::Name(host) => host.as_str(),
+fn addresses(name: &BackendName) -> io::Result<Vec<Address>> {
+    let internet = |address: SocketAddr| Ok(vec![address.into()]);
+    let (host, port) = match &name.place {
+        Place::Internet(Host::V4(address), port) => {
+            return internet((*address, port.get()).into());
+        }
+        Place::Internet(Host::V6(address), port) => {
+            return internet((*address, port.get()).into());
+        }
+        Place::Internet(Host::Name(host), port) => (host.as_str(), port.get()),
+        Place::Unix(path) => return Ok(vec![path.clone().into()]),
     };
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for address in (host, port).to_socket_addrs()? {
+    let mut addresses = Vec::new();
+    for address in (host, port).to_socket_addrs()?.map(Address::from) {
         // A hosts file may name the same address twice; that is no mistake of this list.
         if !addresses.contains(&address) {
             addresses.push(address);
@@ -98,15 +103,23 @@ fn addresses(name: &BackendName) -> io::Result<Vec<SocketAddr>> {
 fn refuse_duplicates(backends: &[BackendConfig]) -> Result<(), ResolveError> {
     let mut first_of = HashMap::new();
     for backend in backends {
-        if let Some(first) = first_of.insert(&backend.address, &backend.authority) {
+        if let Some(first) = first_of.insert(&backend.address, backend) {
             return Err(ResolveError::Duplicate {
-                first: first.clone(),
-                second: backend.authority.clone(),
+                first: written(first),
+                second: written(backend),
                 address: backend.address.clone(),
             });
         }
     }
     Ok(())
+}
+
+/// As the user named it, but for the weight.
+fn written(backend: &BackendConfig) -> String {
+    match &backend.address {
+        Address::Internet(_) => backend.authority.clone(),
+        Address::Unix(path) => path.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -149,6 +162,16 @@ mod tests {
             error.contains("are both the backend 127.0.0.1:80"),
             "{error}"
         );
+        let error = resolve("unix:/a/b,unix:/a//b@2").unwrap_err().to_string();
+        assert!(error.contains("are both the backend unix:/a/"), "{error}");
+    }
+
+    #[test]
+    fn a_unix_socket_is_one_backend() {
+        let backends = resolve("unix:/run/web.sock@3").unwrap();
+        assert_eq!(backends[0].address.to_string(), "unix:/run/web.sock");
+        assert_eq!(backends[0].authority, "localhost");
+        assert_eq!(backends[0].weight.share(), 3);
     }
 
     #[test]

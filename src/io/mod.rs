@@ -121,8 +121,9 @@ pub trait Io: Clone + 'static {
         parcel: Parcel,
     ) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin;
 
-    /// Bytes that the peer has acknowledged since the connection began; 0 where the kernel does
-    /// not say.
+    /// A number that moves as the peer takes what was sent: the bytes that it has acknowledged
+    /// since the connection began, or on a Unix socket those that it has yet to read. 0 where the
+    /// kernel does not say.
     fn acknowledged(&self, socket: &Self::Socket) -> u64;
 
     /// Sends FIN; receiving goes on.

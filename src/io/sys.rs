@@ -151,7 +151,8 @@ pub(super) fn send(socket: &impl AsRawFd, first: &[u8], second: &[u8]) -> io::Re
     }
 }
 
-/// Bytes that the peer has acknowledged; 0 where the kernel does not say.
+/// A number that moves as the peer takes what was sent: the bytes that it has acknowledged, or on a
+/// Unix socket those that it has left in its queue. 0 where the kernel does not say.
 pub(super) fn acknowledged(socket: &impl AsRawFd) -> u64 {
     // As far as the field that is wanted (linux/tcp.h), which Linux 4.1 brought.
     #[repr(C)]
@@ -177,8 +178,17 @@ pub(super) fn acknowledged(socket: &impl AsRawFd) -> u64 {
     };
     match check(result) {
         Ok(()) if length as usize == size_of::<Info>() => info.bytes_acked,
-        _ => 0,
+        _ => left_in_queue(socket),
     }
+}
+
+/// Bytes that lie in the queue of the peer of a Unix socket. The kernel frees them by whole pieces
+/// of some ten kilobytes, so a peer that reads less than one is not seen to read.
+fn left_in_queue(socket: &impl AsRawFd) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes a number that outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    check(result).map_or(0, |()| bytes.unsigned_abs().into())
 }
 
 /// Sends FIN and keeps receiving. A connection that is already lost has nothing to close.
