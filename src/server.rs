@@ -1,12 +1,11 @@
 //! The whole balancer: starts the workers, watches over them, drains and stops them.
 
+mod listeners;
 mod options;
 mod watcher;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -18,21 +17,23 @@ use tracing::{info, warn};
 use crate::balance::{Balancer, Snapshot};
 use crate::config::Config;
 use crate::fleet::{Control, Published};
-use crate::io::{self as engine, Address, EngineChoice, Epoll, ProbeError, Uring};
+use crate::io::{self as engine, Address, EngineChoice, Epoll, ProbeError, SocketFile, Uring};
 use crate::limits;
 use crate::listener::ConnectionLimit;
 use crate::signals::Signals;
 use crate::stats::Stats;
 use crate::worker::{self, Stage};
+pub use listeners::check_listen;
+use listeners::{Listeners, listen_cure};
 
 /// Why the balancer could not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {error}{}", listen_cure(.error))]
+    #[error("cannot listen on {address}: {error}{}", listen_cure(.address, .error))]
     Listen {
         /// The address asked for.
-        address: SocketAddr,
+        address: Address,
         /// What the kernel said.
         error: io::Error,
     },
@@ -151,6 +152,8 @@ pub struct Server {
     control: Option<Control>,
     /// The watcher stops when this is dropped.
     _watching: mpsc::Sender<()>,
+    /// The files of Unix sockets go with it.
+    _files: Vec<SocketFile>,
 }
 
 impl Server {
@@ -187,9 +190,13 @@ impl Server {
         balancer: &Arc<dyn Balancer>,
     ) -> Result<Self, Error> {
         let limit = Arc::new(ConnectionLimit::new(connection_max(config.cores.workers)?));
-        let (listeners, addresses) = listen(&config.listen, config.cores.workers)?;
-        refuse_loops(config, &addresses)?;
-        let addresses = addresses.into_iter().map(Address::from).collect();
+        let listeners = Listeners::open(&config.listen, config.cores.workers)?;
+        listeners.refuse_loops(&config.backends)?;
+        let Listeners {
+            sockets,
+            addresses,
+            files: _files,
+        } = listeners;
         let fleet = options::fleet(config);
         let (reports, reported) = channel::channel(limits::REPORTS_MAX);
         let stats = Stats::new(config.cores.workers, config.backends.len());
@@ -198,7 +205,7 @@ impl Server {
         let (ending, ended) = mpsc::channel();
         let mut workers = Vec::new();
         let mut pulses = Vec::new();
-        for (index, listeners) in listeners.into_iter().enumerate() {
+        for (index, listeners) in sockets.into_iter().enumerate() {
             let pulse = Arc::<AtomicU64>::default();
             pulses.push(pulse.clone());
             let end = WorkerEnd {
@@ -236,6 +243,7 @@ impl Server {
             published: fleet.published(),
             control: None,
             _watching,
+            _files,
         };
         let mut server = server.wait_until_ready(&readiness)?;
         let checks = config.health.checks.clone();
@@ -346,24 +354,6 @@ fn choose_engine(choice: EngineChoice) -> Result<Engine, Error> {
     }
 }
 
-/// Refuses a backend that is the balancer itself: one request would go round until all
-/// connections are taken.
-fn refuse_loops(config: &Config, listening: &[SocketAddr]) -> Result<(), Error> {
-    let internet = config.backends.iter().map(|backend| &backend.address);
-    for backend in internet.filter_map(Address::internet) {
-        let leads_here = |listens: &SocketAddr| {
-            let everywhere = listens.ip().is_unspecified() && backend.ip().is_loopback();
-            listens.port() == backend.port() && (listens.ip() == backend.ip() || everywhere)
-        };
-        if listening.iter().any(leads_here) {
-            return Err(Error::Loop {
-                backend: backend.into(),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// Half of the descriptors that sessions may have: each needs one downstream and one upstream.
 fn connection_max(workers: usize) -> Result<usize, Error> {
     let limit =
@@ -375,54 +365,6 @@ fn connection_max(workers: usize) -> Result<usize, Error> {
             info!("at most {max} connections, by the limit of {limit} open files");
             Ok(max)
         }
-    }
-}
-
-/// Whether `address` can be listened on, before anything else is started.
-///
-/// # Errors
-/// [`Error::Listen`], with what helps.
-pub fn check_listen(address: SocketAddr) -> Result<(), Error> {
-    engine::check_port_free(address).map_err(|error| Error::Listen { address, error })
-}
-
-/// Sockets for every worker and the addresses they are bound to.
-fn listen(
-    addresses: &[SocketAddr],
-    workers: usize,
-) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketAddr>), Error> {
-    // All of them before the first socket of our own, which would be in the way of the others.
-    addresses
-        .iter()
-        .try_for_each(|&address| check_listen(address))?;
-    let mut listeners: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
-    let mut bound = Vec::new();
-    for &asked in addresses {
-        let failed = |error| Error::Listen {
-            address: asked,
-            error,
-        };
-        let mut address = asked;
-        for listeners in &mut listeners {
-            let socket = engine::listen(address).map_err(failed)?;
-            // The first one chooses where any port will do; the others share it.
-            address = engine::local_address(&socket).map_err(failed)?;
-            listeners.push(socket);
-        }
-        bound.push(address);
-    }
-    Ok((listeners, bound))
-}
-
-fn listen_cure(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "; another program has it: stop that, or choose another port",
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need CAP_NET_BIND_SERVICE: choose a higher one, or \
-             `setcap cap_net_bind_service=+ep` the binary"
-        }
-        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
-        _ => "",
     }
 }
 

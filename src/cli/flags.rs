@@ -1,6 +1,6 @@
 //! The flags of the balancer, and the [`Config`] that they mean.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::health::HealthFlags;
 use super::values::{self, TimeLimit};
 use super::{Error, NO_BACKENDS, later, usage};
 use crate::balance::Algorithm;
-use crate::config::{BackendList, Config, Cores, Timeouts, parse_duration};
+use crate::config::{BackendList, Config, Cores, Listen, ListenList, Timeouts, parse_duration};
 use crate::io::{BufferOptions, EngineChoice};
 use crate::limits;
 use crate::upstream::RetryOn;
@@ -25,16 +25,9 @@ pub(super) struct Flags {
     /// Port to listen on, on all IPv4 addresses; 0 takes a free one [default: 3030].
     #[arg(short, long, value_name = "PORT", env = "FASTLB_PORT")]
     port: Option<u16>,
-    /// Address to listen on, instead of --port; may be repeated.
-    #[arg(
-        short,
-        long,
-        value_name = "ADDR",
-        env = "FASTLB_LISTEN",
-        value_delimiter = ','
-    )]
-    #[arg(value_parser = values::listen_address)]
-    pub(super) listen: Vec<SocketAddr>,
+    /// IP:PORT or unix:/PATH[,mode=660] to listen on, instead of --port; may be repeated.
+    #[arg(short, long, value_name = "ADDR", env = "FASTLB_LISTEN")]
+    pub(super) listen: Vec<ListenList>,
     /// Worker threads [default: one per core that the process may use].
     #[arg(long, value_name = "N", env = "FASTLB_CORES")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=limits::WORKERS_MAX as i64))]
@@ -155,12 +148,13 @@ impl Flags {
         })
     }
 
-    fn listen_addresses(&self) -> Vec<SocketAddr> {
+    fn listen_addresses(&self) -> Vec<Listen> {
         if self.listen.is_empty() {
             let port = self.port.unwrap_or(limits::PORT);
-            vec![(Ipv4Addr::UNSPECIFIED, port).into()]
+            vec![Listen::Internet((Ipv4Addr::UNSPECIFIED, port).into())]
         } else {
-            self.listen.clone()
+            let all = self.listen.iter().flat_map(|ListenList(list)| list);
+            all.cloned().collect()
         }
     }
 
@@ -176,12 +170,13 @@ impl Flags {
     }
 }
 
-fn repeated(addresses: &[SocketAddr]) -> Option<SocketAddr> {
-    let earlier = |&(place, address): &(usize, &SocketAddr)| {
-        address.port() != 0 && addresses[..place].contains(address)
+fn repeated(all: &[Listen]) -> Option<&Listen> {
+    let earlier = |&(place, listen): &(usize, &Listen)| {
+        let before = &all[..place];
+        before.iter().any(|earlier| listen.excludes(earlier))
     };
-    let repeated = addresses.iter().enumerate().find(earlier);
-    repeated.map(|(_, address)| *address)
+    let repeated = all.iter().enumerate().find(earlier);
+    repeated.map(|(_, listen)| listen)
 }
 
 fn cores(workers: Option<u16>) -> Result<Cores, Error> {

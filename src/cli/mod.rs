@@ -208,6 +208,10 @@ mod tests {
         }
     }
 
+    fn named(config: &Config) -> Vec<String> {
+        config.listen.iter().map(ToString::to_string).collect()
+    }
+
     fn error(line: &str) -> String {
         order(line).unwrap_err().to_string()
     }
@@ -222,7 +226,7 @@ mod tests {
         let config = config("-b 127.0.0.1");
         assert_eq!(config.timeouts, Timeouts::default());
         assert_eq!(config.retries, limits::RETRIES);
-        assert_eq!(config.listen, [([0, 0, 0, 0], limits::PORT).into()]);
+        assert_eq!(named(&config), [format!("0.0.0.0:{}", limits::PORT)]);
         assert_eq!(config.cores.workers, config.cores.processors.len());
     }
 
@@ -241,15 +245,19 @@ mod tests {
 
     #[test]
     fn listening_is_by_port_or_by_address() {
-        assert_eq!(
-            config("-b 127.0.0.1 -p 80").listen,
-            [([0, 0, 0, 0], 80).into()]
-        );
-        let listen = config("-b 127.0.0.1 -l 127.0.0.1:0 -l [::1]:81").listen;
-        assert_eq!(
-            listen,
-            ["127.0.0.1:0".parse().unwrap(), "[::1]:81".parse().unwrap()]
-        );
+        let table: [(&str, &[&str]); 4] = [
+            ("-p 80", &["0.0.0.0:80"]),
+            ("-l 127.0.0.1:0 -l [::1]:81", &["127.0.0.1:0", "[::1]:81"]),
+            (
+                "-l 127.0.0.1:0,127.0.0.1:0",
+                &["127.0.0.1:0", "127.0.0.1:0"],
+            ),
+            ("-l unix:/a,mode=660,[::1]:1", &["unix:/a", "[::1]:1"]),
+        ];
+        for (line, expected) in table {
+            assert_eq!(named(&config(&format!("-b 127.0.0.1 {line}"))), expected);
+        }
+        assert!(error("-b 127.0.0.1 -l unix:/a -l unix:/a,mode=600").contains("named twice"));
         assert!(error("-b 127.0.0.1 -l 127.0.0.1:0 -p 80").contains("exclude each other"));
         assert!(error("-b 127.0.0.1 -l localhost").contains("IP:PORT"));
     }

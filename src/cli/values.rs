@@ -1,6 +1,6 @@
 //! How single values of the command line are read.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -118,12 +118,6 @@ pub(super) fn retry_on(text: &str) -> Result<RetryOn, String> {
         }
     }
     Ok(retry_on)
-}
-
-/// Reads an address to listen on.
-pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    let form = "an address to listen on is IP:PORT, as in 127.0.0.1:8080 or [::]:8080";
-    text.parse().map_err(|_| form.to_owned())
 }
 
 /// Reads a network, or an address as the network of it alone.

@@ -5,16 +5,17 @@
 
 mod backends;
 mod duration;
+mod listen;
 mod processors;
 mod resolve;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 pub use backends::{BackendFault, BackendList, BackendListError};
 pub use duration::{DurationError, parse_duration, parse_limit, parse_positive};
+pub use listen::{FileMode, Listen, ListenFault, ListenList};
 pub use processors::ProcessorsError;
 pub use resolve::ResolveError;
 
@@ -28,8 +29,8 @@ use crate::upstream::RetryOn;
 /// Everything the balancer needs to know to run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Addresses to listen on; never empty. Port 0 takes a free one.
-    pub listen: Vec<SocketAddr>,
+    /// Addresses to listen on; never empty.
+    pub listen: Vec<Listen>,
     /// The backends, one per resolved address; never empty.
     pub backends: Vec<BackendConfig>,
     /// How a backend is picked.

@@ -228,7 +228,7 @@ fn config(
         weight: Weight::default(),
     });
     Ok(Config {
-        listen: vec![listen],
+        listen: vec![listen.into()],
         backends: backends.collect(),
         balance: Algorithm::default(),
         cores: Cores::of_this_process(options.cores.map(usize::from))?,

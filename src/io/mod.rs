@@ -9,6 +9,7 @@ mod deadline;
 pub mod epoll;
 mod parcel;
 mod sys;
+mod unix;
 pub mod uring;
 
 use std::future::Future;
@@ -27,6 +28,7 @@ pub use sys::{
     check_port_free, is_out_of_descriptors, listen, local_address, pin_to_processor,
     raise_descriptor_limit, use_small_pages,
 };
+pub use unix::{SocketFile, listen_unix};
 pub use uring::{ProbeError, Uring, probe};
 
 /// The engines of `--io`.

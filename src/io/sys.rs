@@ -89,7 +89,8 @@ fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn unix_socket() -> io::Result<Socket> {
+/// A stream socket of this machine alone.
+pub(super) fn unix_socket() -> io::Result<Socket> {
     Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)
 }
 

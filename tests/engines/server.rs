@@ -84,7 +84,7 @@ async fn answer_all(mut stream: tokio::net::TcpStream, answer: Arc<Vec<u8>>) {
 
 pub(crate) fn config(engine: EngineChoice, origin: SocketAddr, buffers: BufferOptions) -> Config {
     Config {
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
         backends: origin
             .to_string()
             .parse::<BackendList>()

@@ -1,0 +1,187 @@
+//! The addresses to listen on as the user writes them.
+//!
+//! `IP:PORT` or `unix:/PATH`, separated by commas; behind the latter `,mode=660` for its file.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use crate::io::{Address, UnixPath, UnixPathError};
+
+/// One address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// An IP address and a port; port 0 takes a free one.
+    Internet(SocketAddr),
+    /// A Unix socket.
+    Unix {
+        /// Where its file will be.
+        path: UnixPath,
+        /// Who may connect; by default what the umask leaves.
+        mode: Option<FileMode>,
+    },
+}
+
+/// The permissions of a file, 0 to 0o777.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(u32);
+
+impl FileMode {
+    /// The permissions as a number.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl Listen {
+    /// The address without what belongs to the file.
+    pub fn address(&self) -> Address {
+        match self {
+            Self::Internet(address) => (*address).into(),
+            Self::Unix { path, .. } => path.clone().into(),
+        }
+    }
+
+    /// Whether both can be listened on at once.
+    pub fn excludes(&self, other: &Self) -> bool {
+        let any_port = matches!(self, Self::Internet(address) if address.port() == 0);
+        !any_port && self.address() == other.address()
+    }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self::Internet(address)
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address().fmt(f)
+    }
+}
+
+/// One value of `--listen`, at least one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenList(pub Vec<Listen>);
+
+/// A value is no list of addresses to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ListenFault {
+    /// It is neither of the two forms.
+    #[error("an address to listen on is IP:PORT, as in 127.0.0.1:8080 or [::]:8080, or unix:/PATH")]
+    Form,
+    /// `unix:` without a path that a socket can have.
+    #[error(transparent)]
+    Unix(#[from] UnixPathError),
+    /// What follows `mode=` is no mode.
+    #[error("the mode of a socket's file is octal, 0 to 777, as in unix:/run/fastlb.sock,mode=660")]
+    Mode,
+    /// There is no file that it could be the mode of.
+    #[error("mode= stands once, right behind the unix:/PATH that it is for")]
+    ModeOfWhat,
+}
+
+impl FromStr for ListenList {
+    type Err = ListenFault;
+
+    fn from_str(list: &str) -> Result<Self, Self::Err> {
+        let mut all = Vec::new();
+        for item in list.split(',').map(str::trim) {
+            match item.strip_prefix("mode=") {
+                None => all.push(parse_address(item)?),
+                Some(digits) => match all.last_mut() {
+                    Some(Listen::Unix {
+                        mode: mode @ None, ..
+                    }) => *mode = Some(parse_mode(digits)?),
+                    _ => return Err(ListenFault::ModeOfWhat),
+                },
+            }
+        }
+        Ok(Self(all))
+    }
+}
+
+fn parse_address(item: &str) -> Result<Listen, ListenFault> {
+    match item.strip_prefix("unix:") {
+        Some(path) => Ok(Listen::Unix {
+            path: UnixPath::new(path)?,
+            mode: None,
+        }),
+        None => item
+            .parse()
+            .map(Listen::Internet)
+            .map_err(|_| ListenFault::Form),
+    }
+}
+
+fn parse_mode(digits: &str) -> Result<FileMode, ListenFault> {
+    let octal = digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let mode = u32::from_str_radix(digits, 8).ok();
+    let mode = mode.filter(|&mode| octal && mode <= 0o777);
+    mode.map(FileMode).ok_or(ListenFault::Mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+
+    fn parse(list: &str) -> Result<Vec<(String, Option<u32>)>, ListenFault> {
+        let ListenList(all) = list.parse()?;
+        let mode = |listen: &Listen| match listen {
+            Listen::Unix { mode, .. } => mode.map(FileMode::bits),
+            Listen::Internet(_) => None,
+        };
+        Ok(all.iter().map(|l| (l.to_string(), mode(l))).collect())
+    }
+
+    #[test]
+    fn every_form_that_exists() {
+        let table: [(&str, &[(&str, Option<u32>)]); 7] = [
+            ("127.0.0.1:80", &[("127.0.0.1:80", None)]),
+            ("[::]:0", &[("[::]:0", None)]),
+            ("unix:/run/a", &[("unix:/run/a", None)]),
+            ("unix:/run/a,mode=660", &[("unix:/run/a", Some(0o660))]),
+            ("unix:/run/a b,mode=0600", &[("unix:/run/a b", Some(0o600))]),
+            (
+                "unix:/a,unix:/b,mode=0",
+                &[("unix:/a", None), ("unix:/b", Some(0))],
+            ),
+            (
+                "unix:/a,mode=777, 1.2.3.4:5",
+                &[("unix:/a", Some(0o777)), ("1.2.3.4:5", None)],
+            ),
+        ];
+        for (list, expected) in table {
+            let expected = expected.iter().map(|&(name, mode)| (name.to_owned(), mode));
+            assert_eq!(parse(list), Ok(expected.collect()), "{list}");
+        }
+    }
+
+    #[test]
+    fn every_fault_is_told_apart() {
+        let too_long = format!("unix:/{}", "a".repeat(limits::UNIX_PATH_BYTES_MAX));
+        let table = [
+            ("", ListenFault::Form),
+            ("localhost:80", ListenFault::Form),
+            ("127.0.0.1", ListenFault::Form),
+            ("/run/a", ListenFault::Form),
+            ("unix:/a,", ListenFault::Form),
+            ("unix:", ListenFault::Unix(UnixPathError::Relative)),
+            ("unix:a", ListenFault::Unix(UnixPathError::Relative)),
+            (&too_long, ListenFault::Unix(UnixPathError::TooLong(108))),
+            ("unix:/a,mode=", ListenFault::Mode),
+            ("unix:/a,mode=8", ListenFault::Mode),
+            ("unix:/a,mode=+7", ListenFault::Mode),
+            ("unix:/a,mode=1000", ListenFault::Mode),
+            ("unix:/a,mode=rw", ListenFault::Mode),
+            ("mode=660", ListenFault::ModeOfWhat),
+            ("127.0.0.1:80,mode=660", ListenFault::ModeOfWhat),
+            ("unix:/a,mode=6,mode=6", ListenFault::ModeOfWhat),
+        ];
+        for (list, expected) in table {
+            assert_eq!(parse(list), Err(expected), "{list}");
+        }
+    }
+}
