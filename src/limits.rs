@@ -29,6 +29,15 @@ pub const RESPONSE_TIMEOUT_MS: u64 = 30_000;
 pub const BODY_IDLE_TIMEOUT_MS: u64 = 30_000;
 /// Time that a pooled connection to a backend may stay idle.
 pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;
+/// Time that a flow of TCP, or a tunnel, may be idle in both directions.
+pub const TCP_IDLE_TIMEOUT_MS: u64 = 600_000;
+/// Time that it may stand still once one side has closed its direction.
+pub const TCP_HALF_CLOSED_TIMEOUT_MS: u64 = 30_000;
+/// Time after which one that stands still is taken for idle once the program drains.
+pub const TCP_DRAIN_IDLE_MS: u64 = 2_000;
+/// Looks at whether anything moved before a flow is found to stand still: it is found out at most
+/// one look late.
+pub const TCP_IDLE_LOOKS: u32 = 4;
 /// Time that busy sessions have to finish once the program drains.
 pub const DRAIN_TIMEOUT_MS: u64 = 30_000;
 
@@ -120,6 +129,22 @@ pub const SLAB_BYTES: usize = 1024 * 1024;
 /// Chunks that come home before they are handed to the kernel again in one go.
 pub const CHUNKS_RETURN_BATCH: usize = 16;
 
+/// Bytes that a body must still have to come for it to be spliced rather than copied.
+pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;
+/// Bytes that must come at a time for splicing to go on; fewer are cheaper to copy.
+pub const SPLICE_BATCH_BYTES_MIN: usize = 16 * 1024;
+/// Bytes of one direction that a worker moves before it turns to everybody else.
+pub const RELAY_TURN_BYTES_MAX: usize = 1024 * 1024;
+/// Pipes that a worker may have; each is two descriptors.
+pub const PIPES_MAX: usize = 16;
+/// Bytes that a pipe should have room for.
+pub const PIPE_BYTES: usize = 1024 * 1024;
+/// Bytes that a pipe must have room for to be of use: an unprivileged user who has many gets small
+/// ones (pipe(7)).
+pub const PIPE_BYTES_MIN: usize = 64 * 1024;
+/// Ticks after which a pipe that nobody needed is closed.
+pub const PIPE_IDLE_TICKS: u32 = 5;
+
 /// Entries of a worker's submission queue.
 pub const RING_ENTRIES: u32 = 1024;
 /// Entries of a worker's completion queue.
@@ -135,10 +160,10 @@ pub const TICK_MS: u64 = 100;
 /// Ticks that the deadline wheel spans before an entry is put in again.
 pub const WHEEL_SLOTS: usize = 1024;
 
-/// Descriptors kept back from sessions: listeners, rings, logs, pipes.
+/// Descriptors kept back from sessions: listeners, rings, logs.
 pub const DESCRIPTORS_RESERVED: usize = 128;
-/// More of them for each worker.
-pub const DESCRIPTORS_RESERVED_PER_WORKER: usize = 32;
+/// More of them for each worker, its pipes among them.
+pub const DESCRIPTORS_RESERVED_PER_WORKER: usize = 16 + 2 * PIPES_MAX;
 /// Exchanges whose memory a worker keeps for the next ones.
 pub const EXCHANGES_SPARE_MAX: usize = 256;
 /// Bytes of a buffer that is kept for the next exchange; a larger one is given back.
@@ -175,5 +200,7 @@ const _: () = assert!(SLAB_BYTES.is_multiple_of(LARGE_CHUNK_BYTES));
 const _: () = assert!(SLAB_BYTES.is_multiple_of(SMALL_CHUNK_BYTES));
 const _: () = assert!(RELAY_BYTES_MAX / LARGE_CHUNK_BYTES <= u16::MAX as usize);
 const _: () = assert!(SMALL_CHUNKS_MAX <= u16::MAX as usize);
+const _: () = assert!(PIPE_BYTES_MIN <= PIPE_BYTES);
+const _: () = assert!(SPLICE_BATCH_BYTES_MIN <= PIPE_BYTES_MIN);
 const _: () = assert!(RING_ENTRIES < RING_COMPLETIONS);
 const _: () = assert!(CHUNK_LINE_BYTES_MAX < SMALL_CHUNK_BYTES);

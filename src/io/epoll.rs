@@ -13,11 +13,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::LocalSet;
 
 use super::buffer::{BufferOptions, Chunk, ChunkSize, Group, Turn};
-use super::{Address, Expect, Io, Parcel, Usage, sys};
+use super::pipe::{Pipe, Pipes};
+use super::{Address, Expect, Io, Parcel, Usage, moved, sys};
 
 /// A handle to the epoll engine of the thread it lives on.
 #[derive(Clone)]
@@ -26,6 +28,7 @@ pub struct Epoll(Rc<Inner>);
 struct Inner {
     small: Rc<Group>,
     large: Rc<Group>,
+    pipes: Rc<Pipes>,
     chunk_waits: Cell<u64>,
 }
 
@@ -45,6 +48,7 @@ impl Io for Epoll {
     type Socket = Rc<Watched>;
     type Listener = Rc<Listener>;
     type Recv = Recv;
+    type Readable = Readable;
 
     fn run<F: Future>(
         buffers: BufferOptions,
@@ -56,6 +60,7 @@ impl Io for Epoll {
         let io = Self(Rc::new(Inner {
             small: Group::new(ChunkSize::Small, buffers.small_chunks_max),
             large: Group::new(ChunkSize::Large, buffers.large_chunks_max),
+            pipes: Rc::default(),
             chunk_waits: Cell::new(0),
         }));
         let output = LocalSet::new().block_on(&runtime, async { main(io.clone()).await });
@@ -138,6 +143,38 @@ impl Io for Epoll {
         })
     }
 
+    fn readable(&self, socket: &Self::Socket) -> Self::Readable {
+        Readable {
+            socket: socket.clone(),
+            yielded: false,
+        }
+    }
+
+    fn writable(&self, socket: &Self::Socket) -> impl Future<Output = io::Result<()>> + Unpin {
+        let socket = socket.clone();
+        std::future::poll_fn(move |cx| {
+            let ready = ready!(socket.poll_write_ready(cx));
+            Poll::Ready(ready.map(|mut ready| ready.retain_ready()))
+        })
+    }
+
+    fn pipe(&self) -> Option<Pipe> {
+        self.0.pipes.lend()
+    }
+
+    fn splice_in(
+        &self,
+        from: &Self::Socket,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> io::Result<Option<usize>> {
+        moved(from.try_io(Interest::READABLE, |socket| pipe.fill(socket, most)))
+    }
+
+    fn splice_out(&self, pipe: &mut Pipe, to: &Self::Socket) -> io::Result<Option<usize>> {
+        moved(to.try_io(Interest::WRITABLE, |socket| pipe.empty(socket)))
+    }
+
     fn acknowledged(&self, socket: &Self::Socket) -> u64 {
         sys::acknowledged(&**socket)
     }
@@ -156,6 +193,7 @@ impl Io for Epoll {
 
     fn tick(&self) {
         self.0.small.grant_available();
+        self.0.pipes.tick();
     }
 
     fn usage(&self) -> Usage {
@@ -260,6 +298,34 @@ impl Future for Recv {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+}
+
+/// A wait for something to read.
+pub struct Readable {
+    socket: Rc<Watched>,
+    /// The others have had their turn.
+    yielded: bool,
+}
+
+impl Future for Readable {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Poll::Ready(ready) = self.socket.poll_read_ready(cx) else {
+            self.yielded = true;
+            return Poll::Pending;
+        };
+        ready?.retain_ready();
+        if std::mem::replace(&mut self.yielded, true) {
+            return Poll::Ready(Ok(()));
+        }
+        // Waking the task alone would have it run again before the kernel is asked for events; its
+        // first poll puts it behind that.
+        let turn = std::pin::pin!(tokio::task::yield_now());
+        let begun = turn.poll(cx).is_pending();
+        debug_assert!(begun, "a turn takes two polls");
+        Poll::Pending
     }
 }
 

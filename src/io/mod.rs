@@ -8,6 +8,7 @@ mod buffer;
 mod deadline;
 pub mod epoll;
 mod parcel;
+mod pipe;
 mod sys;
 mod unix;
 pub mod uring;
@@ -24,6 +25,7 @@ pub use buffer::{BufferOptions, Chunk, ChunkSize};
 pub use deadline::{Deadline, Expired, Guarded, Stopwatch, Wheel};
 pub use epoll::Epoll;
 pub use parcel::Parcel;
+pub use pipe::Pipe;
 pub use sys::{
     check_port_free, is_out_of_descriptors, listen, local_address, pin_to_processor,
     raise_descriptor_limit, use_small_pages,
@@ -72,6 +74,9 @@ pub trait Io: Clone + 'static {
     type Listener: Clone + 'static;
     /// A receive that is under way. It has a name because idle connections keep one.
     type Recv: Future<Output = io::Result<Option<Chunk>>> + Unpin + 'static;
+
+    /// A wait for something to read. It has a name because a stream keeps one.
+    type Readable: Future<Output = io::Result<()>> + Unpin + 'static;
 
     /// Runs `main` on an engine of this kind, on the calling thread, to its end; then waits until
     /// everything that it left under way has come back, and tells what has not.
@@ -123,6 +128,36 @@ pub trait Io: Clone + 'static {
         parcel: Parcel,
     ) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin;
 
+    /// Waits until there is something to read, the end of the stream or an error included. Everybody
+    /// else has a turn before it ends, even where bytes are there already.
+    fn readable(&self, socket: &Self::Socket) -> Self::Readable;
+
+    /// Waits until there is room to send.
+    fn writable(&self, socket: &Self::Socket) -> impl Future<Output = io::Result<()>> + Unpin;
+
+    /// An empty pipe for [`Io::splice_in`], or `None` where bytes have to be copied.
+    fn pipe(&self) -> Option<Pipe>;
+
+    /// Moves what has come into the empty `pipe`, at most `most` bytes and what it has room for; 0
+    /// is the end of the stream, `None` that nothing has come. Does not wait.
+    ///
+    /// # Errors
+    /// Those of splice(2). Where [`Io::pipe`] has none any more after one, no byte was moved and
+    /// bytes are to be copied.
+    fn splice_in(
+        &self,
+        from: &Self::Socket,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> io::Result<Option<usize>>;
+
+    /// Moves bytes out of the `pipe`, which must not be empty; `None` where there is no room for
+    /// one. Does not wait.
+    ///
+    /// # Errors
+    /// Those of splice(2).
+    fn splice_out(&self, pipe: &mut Pipe, to: &Self::Socket) -> io::Result<Option<usize>>;
+
     /// A number that moves as the peer takes what was sent: the bytes that it has acknowledged
     /// since the connection began, or on a Unix socket those that it has yet to read. 0 where the
     /// kernel does not say.
@@ -168,5 +203,14 @@ impl Usage {
     /// Whether anything has yet to come back.
     pub fn is_out(&self) -> bool {
         self.chunks_held > 0 || self.operations > 0
+    }
+}
+
+/// What was moved, or `None` where it would have had to be waited for.
+fn moved(result: io::Result<usize>) -> io::Result<Option<usize>> {
+    match result {
+        Ok(moved) => Ok(Some(moved)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }

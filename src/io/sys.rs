@@ -202,6 +202,47 @@ pub(super) fn reset_on_close(socket: &impl AsRawFd) {
     let _ = SockRef::from(&borrow(socket)).set_linger(Some(Duration::ZERO));
 }
 
+/// A pipe that never waits, its ends for reading and writing, and the bytes that it has room for:
+/// `wanted` where the user may have as much (pipe(7)).
+pub(super) fn pipe(wanted: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
+    let mut ends = [0; 2];
+    // SAFETY: the kernel writes two descriptors to an array of two.
+    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) })?;
+    // SAFETY: the kernel has just opened both for us.
+    let [read, write] = ends.map(|end| unsafe { own(end) });
+    // SAFETY: the calls take no pointers. What the first cannot have, the second tells.
+    let bytes = unsafe {
+        libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, wanted as libc::c_int);
+        libc::fcntl(write.as_raw_fd(), libc::F_GETPIPE_SZ)
+    };
+    let bytes = usize::try_from(bytes).map_err(|_| io::Error::last_os_error())?;
+    Ok((read, write, bytes))
+}
+
+/// Moves at most `most` bytes between a socket and a pipe, inside the kernel.
+pub(super) fn splice(from: &impl AsRawFd, to: &impl AsRawFd, most: usize) -> io::Result<usize> {
+    const FLAGS: u32 = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
+    let none = std::ptr::null_mut();
+    loop {
+        // SAFETY: without offsets the call takes no pointers. A lost connection would also raise
+        // SIGPIPE, which the standard library has the process ignore.
+        let moved =
+            unsafe { libc::splice(from.as_raw_fd(), none, to.as_raw_fd(), none, most, FLAGS) };
+        match usize::try_from(moved).map_err(|_| io::Error::last_os_error()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            moved => return moved,
+        }
+    }
+}
+
+/// Whether the kernel, or what guards it, does not splice these descriptors at all.
+pub(super) fn is_splice_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP)
+    )
+}
+
 /// Raises the limit of open descriptors to the hard limit and returns it.
 ///
 /// # Errors

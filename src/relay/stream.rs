@@ -14,8 +14,14 @@ pub(crate) struct Stream<I: Io> {
     pub(crate) socket: I::Socket,
     /// What was received and not yet consumed.
     pub(crate) inbox: Inbox,
-    /// The receive that is under way. It outlives whoever waits for it.
-    armed: Option<I::Recv>,
+    /// What is under way. It outlives whoever waits for it.
+    armed: Option<Armed<I>>,
+}
+
+/// The one wait for bytes of a stream.
+enum Armed<I: Io> {
+    Recv(I::Recv),
+    Readable(I::Readable),
 }
 
 /// What a wait for bytes brought.
@@ -55,7 +61,7 @@ impl<I: Io> Stream<I> {
     /// Begins to receive, where that has not begun.
     pub(crate) fn arm(&mut self, size: ChunkSize, expect: Expect) {
         if self.armed.is_none() {
-            self.armed = Some(self.io.recv(&self.socket, size, expect));
+            self.armed = Some(Armed::Recv(self.io.recv(&self.socket, size, expect)));
         }
     }
 
@@ -66,6 +72,9 @@ impl<I: Io> Stream<I> {
         deadline: &Deadline,
     ) -> Result<Fill, Stop> {
         self.inbox.settle();
+        if matches!(self.armed, Some(Armed::Readable(_))) {
+            self.readable(deadline).await?;
+        }
         self.arm(size, Expect::Now);
         let received = deadline.guard(poll_fn(|cx| self.poll_armed(cx))).await?;
         match received {
@@ -78,12 +87,35 @@ impl<I: Io> Stream<I> {
         }
     }
 
+    /// Whether no receive is under way and nothing received is left, so that the next bytes are
+    /// those in the socket.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.inbox.is_empty() && !matches!(self.armed, Some(Armed::Recv(_)))
+    }
+
+    /// Waits until the socket has something to read, without reading it, until the deadline.
+    pub(super) async fn readable(&mut self, deadline: &Deadline) -> Result<(), Stop> {
+        debug_assert!(self.is_at_rest(), "a receive would take what is waited for");
+        if self.armed.is_none() {
+            self.armed = Some(Armed::Readable(self.io.readable(&self.socket)));
+        }
+        let ready = poll_fn(|cx| match &mut self.armed {
+            Some(Armed::Readable(ready)) => {
+                let ready = std::task::ready!(Pin::new(ready).poll(cx));
+                self.armed = None;
+                Poll::Ready(ready)
+            }
+            _ => Poll::Ready(Ok(())),
+        });
+        deadline.guard(ready).await?.map_err(|_| Stop::Lost)
+    }
+
     /// Polls the receive that is under way; ready with `None` where there is none.
     pub(crate) fn poll_armed(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<std::io::Result<Option<Chunk>>>> {
-        let Some(armed) = &mut self.armed else {
+        let Some(Armed::Recv(armed)) = &mut self.armed else {
             return Poll::Ready(None);
         };
         let received = std::task::ready!(Pin::new(armed).poll(cx));

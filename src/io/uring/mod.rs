@@ -4,6 +4,7 @@
 //! operation dropped without its completion being waited for.
 
 mod op;
+mod poll;
 mod probe;
 mod recv;
 mod stream;
@@ -18,11 +19,13 @@ use std::time::Duration;
 
 use io_uring::opcode;
 
+pub use poll::Readable;
 pub use probe::{ProbeError, probe};
 pub use recv::Recv;
 
 use super::buffer::{BufferOptions, ChunkSize, Group};
-use super::{Address, Expect, Io, Parcel, Stopwatch, Usage, sys};
+use super::pipe::{Pipe, Pipes};
+use super::{Address, Expect, Io, Parcel, Stopwatch, Usage, moved, sys};
 use crate::limits;
 use op::Orphans;
 use stream::Gather;
@@ -35,6 +38,7 @@ struct Ring {
     small: Rc<Group>,
     large: Rc<Group>,
     orphans: Rc<Orphans>,
+    pipes: Rc<Pipes>,
     /// Headers of vectored sends, kept for the next ones.
     #[expect(
         clippy::vec_box,
@@ -64,6 +68,7 @@ impl Uring {
             small: Group::new(ChunkSize::Small, buffers.small_chunks_max),
             large: Group::new(ChunkSize::Large, buffers.large_chunks_max),
             orphans: Rc::default(),
+            pipes: Rc::default(),
             gathers: RefCell::default(),
             chunk_waits: Cell::new(0),
         };
@@ -91,6 +96,7 @@ impl Io for Uring {
     type Socket = Rc<OwnedFd>;
     type Listener = Rc<OwnedFd>;
     type Recv = Recv;
+    type Readable = Readable;
 
     fn run<F: Future>(
         buffers: BufferOptions,
@@ -153,6 +159,31 @@ impl Io for Uring {
         stream::send(&self.0, socket, parcel)
     }
 
+    fn readable(&self, socket: &Self::Socket) -> Self::Readable {
+        poll::readable(&self.0, socket)
+    }
+
+    fn writable(&self, socket: &Self::Socket) -> impl Future<Output = io::Result<()>> + Unpin {
+        poll::writable(&self.0, socket)
+    }
+
+    fn pipe(&self) -> Option<Pipe> {
+        self.0.pipes.lend()
+    }
+
+    fn splice_in(
+        &self,
+        from: &Self::Socket,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> io::Result<Option<usize>> {
+        moved(pipe.fill(from, most))
+    }
+
+    fn splice_out(&self, pipe: &mut Pipe, to: &Self::Socket) -> io::Result<Option<usize>> {
+        moved(pipe.empty(to))
+    }
+
     fn acknowledged(&self, socket: &Self::Socket) -> u64 {
         sys::acknowledged(socket)
     }
@@ -174,6 +205,7 @@ impl Io for Uring {
             self.0.provide(group);
             group.grant_available();
         }
+        self.0.pipes.tick();
     }
 
     fn usage(&self) -> Usage {

@@ -3,13 +3,11 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::task::Poll;
 
-use io_uring::{opcode, types};
-
-use super::op::{self, Completion, Data, Op};
+use super::op;
 use super::{Uring, sys};
 use crate::io::buffer::{BufferOptions, ChunkSize};
 use crate::io::{Expect, Io, Parcel};
@@ -67,7 +65,7 @@ async fn round_trip(io: &Uring) -> Result<(), ProbeError> {
     let mut parcel = Parcel::default();
     parcel.lead.extend_from_slice(b"ping");
     io.send(&ours, parcel).await.0.map_err(at("sending"))?;
-    readable(io, &theirs).await.map_err(at("polling"))?;
+    io.readable(&theirs).await.map_err(at("polling"))?;
     let received = io.recv(&theirs, ChunkSize::Small, Expect::Now).await;
     let chunk = received.map_err(at("receiving into a provided buffer"))?;
     if chunk.is_none_or(|chunk| chunk.bytes() != b"ping") {
@@ -86,24 +84,6 @@ async fn round_trip(io: &Uring) -> Result<(), ProbeError> {
             io::ErrorKind::InvalidData.into(),
         )),
     }
-}
-
-async fn readable(io: &Uring, socket: &<Uring as Io>::Socket) -> io::Result<()> {
-    let descriptor = types::Fd(socket.as_raw_fd());
-    let entry = opcode::PollAdd::new(descriptor, libc::POLLIN as u32).build();
-    // SAFETY: the entry points to nothing.
-    let op = unsafe { Op::submit(&io.0.orphans, PollData(socket.clone()), entry) };
-    op.await.1.result().map(|_| ())
-}
-
-struct PollData(<Uring as Io>::Socket);
-
-impl Data for PollData {
-    fn descriptor(&self) -> Option<RawFd> {
-        Some(self.0.as_raw_fd())
-    }
-
-    fn take_back(self, _completion: Completion) {}
 }
 
 fn at(step: &'static str) -> impl Fn(io::Error) -> ProbeError {
