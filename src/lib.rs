@@ -20,5 +20,6 @@ pub mod relay;
 pub mod server;
 mod signals;
 pub mod stats;
+mod tcp;
 pub mod upstream;
 pub mod worker;

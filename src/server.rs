@@ -214,6 +214,7 @@ impl Server {
                 pulse: pulse.clone(),
             };
             let options = worker::Options {
+                mode: config.mode,
                 listeners,
                 buffers: config.buffers,
                 fleet: fleet.published(),

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,10 +20,12 @@ use crate::io::{BufferOptions, Io, Stopwatch, Usage};
 use crate::limits;
 use crate::listener::{ConnectionLimit, Door};
 use crate::stats::WorkerCounters;
+use crate::tcp;
 use crate::upstream::{self, Backends};
 
 /// What a worker is built from.
 pub(crate) struct Options {
+    pub(crate) mode: Mode,
     pub(crate) listeners: Vec<OwnedFd>,
     pub(crate) buffers: BufferOptions,
     pub(crate) fleet: Arc<ArcSwap<Snapshot>>,
@@ -37,6 +40,28 @@ pub(crate) struct Options {
     pub(crate) stage: watch::Receiver<Stage>,
     /// Grows once a tick for as long as the worker's engine completes operations.
     pub(crate) pulse: Arc<AtomicU64>,
+}
+
+/// What is balanced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Requests of HTTP/1.x.
+    #[default]
+    Http,
+    /// Connections, whatever they carry.
+    Tcp,
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "http" => Ok(Self::Http),
+            "tcp" => Ok(Self::Tcp),
+            _ => Err("there are http and tcp".to_owned()),
+        }
+    }
 }
 
 /// How far the program is, as its workers are told.
@@ -104,7 +129,7 @@ async fn serve<I: Io>(io: I, options: Options, ready: impl FnOnce()) -> io::Resu
         stopped.clone(),
     ));
     let keeping = spawn_local(keep_pool(gateway.clone()));
-    let accepting = accept(&gateway, &door, &listeners);
+    let accepting = accept(options.mode, &gateway, &door, &listeners);
     ready();
 
     // An error means that whoever drives us is gone, which is a reason to stop as well.
@@ -154,16 +179,21 @@ async fn drain<I: Io>(
 }
 
 fn accept<I: Io>(
+    mode: Mode,
     gateway: &Rc<Gateway<I>>,
     door: &Rc<Door>,
     listeners: &[I::Listener],
 ) -> Vec<JoinHandle<()>> {
     let sessions = Sessions::new(gateway.clone());
     let accept_on = |listener: &I::Listener| {
-        let sessions = sessions.clone();
-        let serve = move |socket, peer, guest| {
-            // A session that panics ends alone: its task is the boundary.
-            spawn_local(sessions.clone().open(socket, peer, guest));
+        let (sessions, gateway_of_tcp) = (sessions.clone(), gateway.clone());
+        // A session that panics ends alone: its task is the boundary.
+        let serve = move |socket, peer, guest| match mode {
+            Mode::Http => drop(spawn_local(sessions.clone().open(socket, peer, guest))),
+            Mode::Tcp => {
+                let session = tcp::open(gateway_of_tcp.clone(), socket, peer, guest);
+                drop(spawn_local(session));
+            }
         };
         let shed = {
             let gateway = gateway.clone();

@@ -15,6 +15,7 @@ use crate::config::{BackendList, Config, Cores, Listen, ListenList, Timeouts, pa
 use crate::io::{BufferOptions, EngineChoice};
 use crate::limits;
 use crate::upstream::RetryOn;
+use crate::worker::Mode;
 
 /// What the user typed after `fastlb`, each value understood on its own.
 #[derive(Debug, clap::Args)]
@@ -28,6 +29,10 @@ pub(super) struct Flags {
     /// IP:PORT or unix:/PATH[,mode=660] to listen on, instead of --port; may be repeated.
     #[arg(short, long, value_name = "ADDR", env = "FASTLB_LISTEN")]
     pub(super) listen: Vec<ListenList>,
+    /// What is balanced: http (requests) or tcp (connections).
+    #[arg(long, value_name = "NAME", env = "FASTLB_MODE", default_value = "http")]
+    #[arg(value_parser = Mode::from_str)]
+    mode: Mode,
     /// Worker threads [default: one per core that the process may use].
     #[arg(long, value_name = "N", env = "FASTLB_CORES")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=limits::WORKERS_MAX as i64))]
@@ -85,6 +90,14 @@ pub(super) struct Flags {
         default_value = "30s"
     )]
     body_idle_timeout: TimeLimit,
+    /// In a TCP session or a tunnel, without a byte in either direction.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "FASTLB_TCP_IDLE_TIMEOUT",
+        default_value = "10m"
+    )]
+    tcp_idle_timeout: TimeLimit,
     /// For what still runs when the program is told to end.
     #[arg(
         long,
@@ -133,7 +146,11 @@ impl Flags {
             return Err(usage(format!("--listen {twice} is named twice")));
         }
         let backends: BackendList = self.backends.join(",").parse().map_err(usage)?;
+        if self.mode == Mode::Tcp {
+            backends.check_ports_named().map_err(usage)?;
+        }
         Ok(Config {
+            mode: self.mode,
             backends: backends.resolve()?,
             cores: cores(self.cores)?,
             listen,
@@ -165,6 +182,7 @@ impl Flags {
             idle: self.idle_timeout.into(),
             response: self.response_timeout.into(),
             body_idle: self.body_idle_timeout.into(),
+            tcp_idle: self.tcp_idle_timeout.into(),
             drain: self.drain_timeout,
         }
     }

@@ -13,8 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 pub(super) const DOES_NOT_EXIST: &str = "does not exist yet in this version";
 
 /// Flags to come, each with its variable in the environment.
-const FLAGS: [(&str, &str); 4] = [
-    ("tcp-idle-timeout", "FASTLB_TCP_IDLE_TIMEOUT"),
+const FLAGS: [(&str, &str); 3] = [
     ("config", "FASTLB_CONFIG"),
     ("stats-db", "FASTLB_STATS_DB"),
     ("access-log", "FASTLB_ACCESS_LOG"),
@@ -30,7 +29,6 @@ pub(super) struct Anything;
 
 impl Args for Flags {
     fn augment_args(command: Command) -> Command {
-        let mode = sole("mode", "FASTLB_MODE", "http").help("What is balanced: http");
         let admin = sole("admin", "FASTLB_ADMIN", "off").help("Where the admin side listens: off");
         let refused = FLAGS.into_iter().map(|(name, variable)| {
             let flag = Arg::new(name).long(name).env(variable).hide(true);
@@ -38,7 +36,7 @@ impl Args for Flags {
                 .default_missing_value("")
                 .value_parser(Refuse(name))
         });
-        command.arg(mode).arg(admin).args(refused)
+        command.arg(admin).args(refused)
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -40,7 +40,7 @@ no backends are named
   fastlb --backends 10.0.0.1:8080,10.0.0.2:8080    balances these two
   fastlb demo                                      starts some to look at";
 
-/// A load balancer for HTTP/1.x: io_uring, one thread per core.
+/// A load balancer for TCP and HTTP/1.x: io_uring, one thread per core.
 #[derive(Debug, Parser)]
 #[command(name = "fastlb", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -190,9 +190,12 @@ fn usage(message: impl Display) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::{BackendConfig, Timeouts};
     use crate::limits;
+    use crate::worker::Mode;
 
     fn order(line: &str) -> Result<Order, Error> {
         let words = std::iter::once("fastlb")
@@ -299,7 +302,6 @@ mod tests {
                 "check --config lb.yaml",
                 "`fastlb check` does not exist yet",
             ),
-            ("-b 127.0.0.1 --mode tcp", "--mode tcp does not exist yet"),
             (
                 "-b 127.0.0.1 --admin 127.0.0.1:9494",
                 "--admin 127.0.0.1:9494 does not exist yet",
@@ -315,6 +317,15 @@ mod tests {
         }
         assert!(error("-b 127.0.0.1 --balance best").contains("round-robin"));
         config("-b 127.0.0.1 --mode http --admin off --balance round-robin --io epoll");
+    }
+
+    #[test]
+    fn tcp_wants_a_port_of_every_backend() {
+        let tcp = config("-b 127.0.0.1:1 --mode tcp --tcp-idle-timeout 1s");
+        assert_eq!(tcp.mode, Mode::Tcp);
+        assert_eq!(tcp.timeouts.tcp_idle, Some(Duration::from_secs(1)));
+        let error = error("-b 127.0.0.1:1,127.0.0.2 --mode tcp");
+        assert!(error.contains("backend 2 (`127.0.0.2`)"), "{error}");
     }
 
     #[test]

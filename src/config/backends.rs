@@ -3,6 +3,7 @@
 //! `HOST[:PORT]`, `http://HOST[:PORT]`, `[V6][:PORT]` or `unix:/PATH`, each with `@N` behind it
 //! for a weight, separated by commas.
 
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
@@ -30,7 +31,8 @@ pub(super) struct BackendName {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    Internet(Host, NonZeroU16),
+    /// `None` where the user wrote no port.
+    Internet(Host, Option<NonZeroU16>),
     Unix(UnixPath),
 }
 
@@ -44,11 +46,28 @@ pub(super) enum Host {
 impl BackendName {
     /// `host:port`, as a Host field has it.
     pub(super) fn authority(&self) -> String {
-        match &self.place {
-            Place::Internet(Host::V4(address), port) => format!("{address}:{port}"),
-            Place::Internet(Host::V6(address), port) => format!("[{address}]:{port}"),
-            Place::Internet(Host::Name(name), port) => format!("{name}:{port}"),
-            Place::Unix(_) => UNIX_AUTHORITY.to_owned(),
+        let host = match &self.place {
+            Place::Internet(host, _) => host,
+            Place::Unix(_) => return UNIX_AUTHORITY.to_owned(),
+        };
+        format!("{host}:{}", self.port())
+    }
+
+    /// The port, which a Unix socket does not have.
+    pub(super) fn port(&self) -> NonZeroU16 {
+        match self.place {
+            Place::Internet(_, Some(port)) => port,
+            Place::Internet(_, None) | Place::Unix(_) => HTTP_PORT,
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4(address) => write!(f, "{address}"),
+            Self::V6(address) => write!(f, "[{address}]"),
+            Self::Name(name) => f.write_str(name),
         }
     }
 }
@@ -98,6 +117,9 @@ pub enum BackendFault {
     /// The port is not 1 to 65535.
     #[error("the port is a number from 1 to 65535")]
     Port,
+    /// TCP has no port of its own.
+    #[error("with --mode tcp a backend names its port; write HOST:PORT")]
+    NoPort,
     /// What follows `@` is no weight.
     #[error("after `@` stands the weight: {0}")]
     Weight(#[from] WeightError),
@@ -123,6 +145,28 @@ impl FromStr for BackendList {
     }
 }
 
+impl BackendList {
+    /// Demands that every item names its port: only HTTP has one by itself.
+    ///
+    /// # Errors
+    ///
+    /// The first item without one.
+    pub fn check_ports_named(&self) -> Result<(), BackendListError> {
+        let portless = |(index, name): (usize, &BackendName)| match &name.place {
+            Place::Internet(host, None) => Some((index, host.to_string())),
+            Place::Internet(_, Some(_)) | Place::Unix(_) => None,
+        };
+        let found = self.0.iter().enumerate().find_map(portless);
+        found.map_or(Ok(()), |(index, item)| {
+            Err(BackendListError {
+                position: index + 1,
+                item,
+                fault: BackendFault::NoPort,
+            })
+        })
+    }
+}
+
 fn parse_backend(item: &str) -> Result<BackendName, BackendFault> {
     let (target, weight) = match item.rsplit_once('@') {
         Some((target, share)) => (target, parse_weight(share)?),
@@ -132,7 +176,7 @@ fn parse_backend(item: &str) -> Result<BackendName, BackendFault> {
         Some(path) => Place::Unix(UnixPath::new(path)?),
         None => {
             let (host, port) = split_port(strip_scheme(target)?)?;
-            Place::Internet(parse_host(host)?, parse_port(port)?)
+            Place::Internet(parse_host(host)?, port.map(parse_port).transpose()?)
         }
     };
     Ok(BackendName { place, weight })
@@ -170,10 +214,7 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), BackendFault> {
     }
 }
 
-fn parse_port(port: Option<&str>) -> Result<NonZeroU16, BackendFault> {
-    let Some(port) = port else {
-        return Ok(HTTP_PORT);
-    };
+fn parse_port(port: &str) -> Result<NonZeroU16, BackendFault> {
     parse_digits(port)
         .and_then(NonZeroU16::new)
         .ok_or(BackendFault::Port)
@@ -299,6 +340,15 @@ mod tests {
         for (list, expected) in table {
             assert_eq!(fault(list), expected, "{list}");
         }
+    }
+
+    #[test]
+    fn a_port_that_has_to_be_named_is_missed() {
+        let check = |list: &str| list.parse::<BackendList>().unwrap().check_ports_named();
+        assert_eq!(check("a:1,[::1]:2,http://b:80"), Ok(()));
+        let error = check("a:1,[::1]@2").unwrap_err();
+        assert_eq!((error.position, &*error.item), (2, "[::1]"));
+        assert_eq!(error.fault, BackendFault::NoPort);
     }
 
     #[test]

@@ -25,10 +25,13 @@ use crate::health::{CheckRules, EjectRules};
 use crate::io::{Address, BufferOptions, EngineChoice};
 use crate::limits;
 use crate::upstream::RetryOn;
+use crate::worker::Mode;
 
 /// Everything the balancer needs to know to run.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What is balanced.
+    pub mode: Mode,
     /// Addresses to listen on; never empty.
     pub listen: Vec<Listen>,
     /// The backends, one per resolved address; never empty.
@@ -99,6 +102,8 @@ pub struct Timeouts {
     pub response: Option<Duration>,
     /// Inside a body, without progress in either direction.
     pub body_idle: Option<Duration>,
+    /// In a TCP session or a tunnel, in both directions.
+    pub tcp_idle: Option<Duration>,
     /// For busy sessions once the program drains.
     pub drain: Duration,
 }
@@ -112,6 +117,7 @@ impl Default for Timeouts {
             idle: limit(limits::IDLE_TIMEOUT_MS),
             response: limit(limits::RESPONSE_TIMEOUT_MS),
             body_idle: limit(limits::BODY_IDLE_TIMEOUT_MS),
+            tcp_idle: limit(limits::TCP_IDLE_TIMEOUT_MS),
             drain: Duration::from_millis(limits::DRAIN_TIMEOUT_MS),
         }
     }

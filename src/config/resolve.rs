@@ -74,14 +74,11 @@ impl BackendList {
 /// The addresses of one item, each once.
 fn addresses(name: &BackendName) -> io::Result<Vec<Address>> {
     let internet = |address: SocketAddr| Ok(vec![address.into()]);
-    let (host, port) = match &name.place {
-        Place::Internet(Host::V4(address), port) => {
-            return internet((*address, port.get()).into());
-        }
-        Place::Internet(Host::V6(address), port) => {
-            return internet((*address, port.get()).into());
-        }
-        Place::Internet(Host::Name(host), port) => (host.as_str(), port.get()),
+    let port = name.port().get();
+    let host = match &name.place {
+        Place::Internet(Host::V4(address), _) => return internet((*address, port).into()),
+        Place::Internet(Host::V6(address), _) => return internet((*address, port).into()),
+        Place::Internet(Host::Name(host), _) => host.as_str(),
         Place::Unix(path) => return Ok(vec![path.clone().into()]),
     };
     let mut addresses = Vec::new();

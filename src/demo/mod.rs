@@ -36,6 +36,7 @@ use crate::limits;
 use crate::server::{self, Report, Server};
 use crate::signals::Signals;
 use crate::upstream::RetryOn;
+use crate::worker::Mode;
 use children::Children;
 use meter::Meter;
 use screen::Screen;
@@ -228,6 +229,7 @@ fn config(
         weight: Weight::default(),
     });
     Ok(Config {
+        mode: Mode::Http,
         listen: vec![listen.into()],
         backends: backends.collect(),
         balance: Algorithm::default(),

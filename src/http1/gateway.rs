@@ -1,4 +1,4 @@
-//! What the HTTP sessions of one worker share: the part of a gateway (RFC 9110 section 3.7).
+//! What the sessions of one worker share: the part of a gateway (RFC 9110 section 3.7).
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::io::{Io, Wheel};
+use crate::relay::FlowOptions;
 use crate::stats::WorkerCounters;
 use crate::upstream::Backends;
 
@@ -26,6 +27,8 @@ pub struct Options {
     pub drain_grace: Duration,
     /// Peers whose `X-Forwarded-*` fields are believed.
     pub trusted: Vec<IpNet>,
+    /// How long a TCP session or a tunnel may stand still.
+    pub flow: FlowOptions,
 }
 
 /// Everything that a session needs besides its own connection.
@@ -34,7 +37,7 @@ pub(crate) struct Gateway<I: Io> {
     pub(crate) wheel: Wheel,
     pub(crate) backends: Backends<I>,
     pub(crate) counters: Arc<WorkerCounters>,
-    pub(super) options: Options,
+    pub(crate) options: Options,
     draining: Cell<bool>,
 }
 
@@ -62,7 +65,7 @@ impl<I: Io> Gateway<I> {
         self.wheel.interrupt();
     }
 
-    pub(super) fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
     }
 

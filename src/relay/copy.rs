@@ -1,24 +1,76 @@
-//! One direction of an exchange: a body from one stream to another, through memory.
+//! One direction of an exchange: a body from one stream to another.
 //!
 //! How the body is delimited where it comes from and how it is delimited where it goes are two
 //! values; every pair of them is the same loop. One send is under way at a time, and nothing is
-//! read meanwhile.
+//! read meanwhile. Bytes that need not be looked at, and come in bulk, are spliced; all others go
+//! through memory.
 
+use std::cell::Cell;
 use std::future::Future;
-use std::io;
 use std::time::Duration;
 
 use super::inbox::Inbox;
+use super::splice::{Batch, splice};
 use super::stream::{Fill, Stop, Stream};
 use crate::http1::chunked::{Decoder, Encoder};
 use crate::http1::framing::Framing;
 use crate::io::{ChunkSize, Deadline, Expired, Io, Parcel};
+use crate::limits;
 
 /// A body on its way.
 pub(crate) struct Half {
     source: Source,
     sink: Sink,
     consumed: u64,
+    /// The bytes come, or are going to come, many at a time.
+    bulk: bool,
+}
+
+/// How fast a direction has to be, and who is told that it moves.
+#[derive(Clone, Copy)]
+pub(crate) struct Pace<'a> {
+    pub(crate) deadline: &'a Deadline,
+    /// Longest wait for either peer.
+    pub(crate) idle: Option<Duration>,
+    /// Counts what comes and goes, for whoever watches over several directions.
+    pub(crate) traffic: Option<&'a Traffic>,
+}
+
+impl Pace<'_> {
+    pub(super) fn came(self, bytes: usize) {
+        if let Some(traffic) = self.traffic {
+            traffic.came(bytes);
+        }
+    }
+
+    pub(super) fn went(self, bytes: usize) {
+        if let Some(traffic) = self.traffic {
+            traffic.went.set(traffic.went.get() + bytes as u64);
+        }
+    }
+}
+
+/// Bytes of several directions together.
+#[derive(Default)]
+pub(crate) struct Traffic {
+    came: Cell<u64>,
+    went: Cell<u64>,
+}
+
+impl Traffic {
+    pub(super) fn came(&self, bytes: usize) {
+        self.came.set(self.came.get() + bytes as u64);
+    }
+
+    /// A number that changes whenever anything moves.
+    pub(super) fn moved(&self) -> u64 {
+        self.came.get() + self.went.get()
+    }
+
+    /// Whether everything that came has gone on.
+    pub(super) fn is_settled(&self) -> bool {
+        self.came.get() == self.went.get()
+    }
 }
 
 /// What is still to come, by how it is delimited.
@@ -67,10 +119,16 @@ impl Half {
             Framing::Close => Source::Close,
         };
         Self {
+            bulk: matches!(source, Source::Length(_)),
             source,
             sink,
             consumed: 0,
         }
+    }
+
+    /// Everything that comes until the stream ends, as it is.
+    pub(super) fn raw() -> Self {
+        Self::new(Framing::Close, Framing::Close)
     }
 
     /// Whether all of the body was handed over, its end included.
@@ -116,6 +174,27 @@ impl Half {
         Ok(())
     }
 
+    /// How many bytes may go on without being looked at, where that is worth it.
+    fn spliceable(&self) -> Option<u64> {
+        match (&self.sink, &self.source) {
+            (Sink::Plain, Source::Length(left)) if *left >= limits::SPLICE_BYTES_MIN => Some(*left),
+            (Sink::Plain, Source::Close) => Some(u64::MAX),
+            _ => None,
+        }
+        .filter(|_| self.bulk)
+    }
+
+    /// So many bytes went past memory.
+    fn spliced(&mut self, bytes: usize) {
+        self.consumed += bytes as u64;
+        self.bulk = bytes >= limits::SPLICE_BATCH_BYTES_MIN;
+        if let Source::Length(left) = &mut self.source {
+            *left -= bytes as u64;
+            let done = *left == 0;
+            self.ends(done);
+        }
+    }
+
     fn ends(&mut self, done: bool) {
         if done {
             self.source = Source::Ending;
@@ -154,27 +233,66 @@ pub(crate) async fn relay<I: Io>(
     deadline: &Deadline,
     idle: Option<Duration>,
 ) -> Result<(), RelayEnd> {
+    let pace = Pace {
+        deadline,
+        idle,
+        traffic: None,
+    };
+    relay_at(half, from, to, parcel, pace).await
+}
+
+/// As [`relay`], at a pace that somebody else may watch.
+pub(super) async fn relay_at<I: Io>(
+    half: &mut Half,
+    from: &mut Stream<I>,
+    to: &I::Socket,
+    parcel: &mut Parcel,
+    pace: Pace<'_>,
+) -> Result<(), RelayEnd> {
+    let Pace { deadline, idle, .. } = pace;
     loop {
         if !parcel.is_empty() {
-            send(&from.io, to, parcel, deadline, idle)
-                .await
-                .map_err(sink_end)?;
+            let bytes = parcel.len();
+            let sent = send(&from.io, to, parcel, deadline, idle).await;
+            sent.map_err(sink_end)?;
+            pace.went(bytes);
         }
         if half.is_done() {
             return Ok(());
         }
         half.load(&mut from.inbox, parcel)?;
         if parcel.is_empty() && !half.is_done() {
-            deadline.set(idle);
-            match from
-                .fill(ChunkSize::Large, deadline)
-                .await
-                .map_err(source_end)?
-            {
-                Fill::Bytes => {}
-                Fill::End => half.close()?,
-            }
+            advance(half, from, to, pace).await?;
         }
+    }
+}
+
+/// Waits for what comes next: to the inbox, or past it.
+async fn advance<I: Io>(
+    half: &mut Half,
+    from: &mut Stream<I>,
+    to: &I::Socket,
+    pace: Pace<'_>,
+) -> Result<(), RelayEnd> {
+    if let Some(most) = half.spliceable().filter(|_| from.is_at_rest()) {
+        match splice(from, to, most, pace).await? {
+            Batch::Moved(bytes) => half.spliced(bytes),
+            Batch::End => half.close()?,
+            Batch::NoPipe => half.bulk = false,
+        }
+        return Ok(());
+    }
+    pace.deadline.set(pace.idle);
+    let filled = from.fill(ChunkSize::Large, pace.deadline).await;
+    match filled.map_err(source_end)? {
+        Fill::Bytes => {
+            let bytes = from.inbox.bytes().len();
+            pace.came(bytes);
+            // A full chunk: there is more where that came from.
+            half.bulk = bytes >= limits::LARGE_CHUNK_BYTES;
+            Ok(())
+        }
+        Fill::End => half.close(),
     }
 }
 
@@ -193,15 +311,15 @@ pub(crate) async fn send<I: Io>(
     sent.map_err(|_| Stop::Lost)
 }
 
-/// Waits for the end of a send, for as long as the peer takes any of it: a slow reader is not one
-/// that reads nothing.
-pub(crate) async fn see_through<I: Io>(
+/// Waits for the end of a send, or for room for one, for as long as the peer takes anything: a slow
+/// reader is not one that reads nothing.
+pub(crate) async fn see_through<I: Io, T>(
     io: &I,
     to: &I::Socket,
-    mut sending: impl Future<Output = (io::Result<()>, Parcel)> + Unpin,
+    mut sending: impl Future<Output = T> + Unpin,
     deadline: &Deadline,
     idle: Option<Duration>,
-) -> Result<(io::Result<()>, Parcel), Expired> {
+) -> Result<T, Expired> {
     // Two looks at what the peer has acknowledged, half the time apart; almost no send is still
     // under way at the first.
     let look = idle.map(|idle| idle / 2);
@@ -219,14 +337,14 @@ pub(crate) async fn see_through<I: Io>(
     }
 }
 
-fn source_end(stop: Stop) -> RelayEnd {
+pub(super) fn source_end(stop: Stop) -> RelayEnd {
     match stop {
         Stop::Expired => RelayEnd::SourceStalled,
         Stop::Lost => RelayEnd::SourceLost,
     }
 }
 
-fn sink_end(stop: Stop) -> RelayEnd {
+pub(super) fn sink_end(stop: Stop) -> RelayEnd {
     match stop {
         Stop::Expired => RelayEnd::SinkStalled,
         Stop::Lost => RelayEnd::SinkLost,

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, Timeouts};
 use crate::fleet::Fleet;
 use crate::health::FleetHealth;
 use crate::http1;
 use crate::limits;
+use crate::relay::FlowOptions;
 use crate::upstream;
 
 /// The fleet, all of it up so far.
@@ -26,6 +27,16 @@ pub(super) fn http(config: &Config) -> http1::Options {
         // Who only waits out his grace is not to be cut.
         drain_grace: Duration::from_millis(limits::DRAIN_GRACE_MS).min(config.timeouts.drain / 2),
         trusted: config.trusted.clone(),
+        flow: flow(&config.timeouts),
+    }
+}
+
+/// The options of flows: TCP sessions and tunnels.
+pub(super) fn flow(timeouts: &Timeouts) -> FlowOptions {
+    FlowOptions {
+        idle_timeout: timeouts.tcp_idle,
+        half_closed_timeout: Duration::from_millis(limits::TCP_HALF_CLOSED_TIMEOUT_MS),
+        drain_idle: Duration::from_millis(limits::TCP_DRAIN_IDLE_MS).min(timeouts.drain / 2),
     }
 }
 

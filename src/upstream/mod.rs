@@ -104,25 +104,31 @@ impl<I: Io> Backends<I> {
 
     /// A request for which `backend` was picked got its whole response, with this status.
     pub(crate) fn answered(&self, backend: BackendId, status: u16, took_us: u64) {
-        let outcome = Outcome::Answered { took_us };
-        self.balancer.done(backend, &outcome);
-        let lost = &self.counters.reports_lost;
-        if status >= 500 {
-            self.counters.backends[backend.index()].failures.add(1);
-            self.reports.fault(backend, Fault::Status(status), lost);
-        } else {
-            self.reports.well(backend, lost);
+        if status < 500 {
+            return self.served(backend, took_us);
         }
+        self.balancer.done(backend, &Outcome::Answered { took_us });
+        self.blame(backend, Fault::Status(status));
+    }
+
+    /// As [`Backends::answered`], for what has no status.
+    pub(crate) fn served(&self, backend: BackendId, took_us: u64) {
+        self.balancer.done(backend, &Outcome::Answered { took_us });
+        self.reports.well(backend, &self.counters.reports_lost);
     }
 
     /// A request for which `backend` was picked got no whole response, by its `fault` or not.
     pub(crate) fn failed(&self, backend: BackendId, fault: Option<Fault>) {
         self.balancer.done(backend, &Outcome::Failed);
         if let Some(fault) = fault {
-            self.counters.backends[backend.index()].failures.add(1);
-            let lost = &self.counters.reports_lost;
-            self.reports.fault(backend, fault, lost);
+            self.blame(backend, fault);
         }
+    }
+
+    fn blame(&self, backend: BackendId, fault: Fault) {
+        self.counters.backends[backend.index()].failures.add(1);
+        let lost = &self.counters.reports_lost;
+        self.reports.fault(backend, fault, lost);
     }
 
     /// Closes pooled connections that have been idle for too long.

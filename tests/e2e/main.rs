@@ -39,5 +39,6 @@ mod newcomer;
 mod rewrite;
 mod round_robin;
 mod strict;
+mod tcp;
 mod upstream;
 mod upstream_faults;

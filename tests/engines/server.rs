@@ -13,6 +13,7 @@ use fastlb::config::{BackendList, Config, Cores, HealthConfig, Timeouts};
 use fastlb::io::{BufferOptions, EngineChoice};
 use fastlb::server::{Report, Server};
 use fastlb::upstream::RetryOn;
+use fastlb::worker::Mode;
 
 use crate::{leaves_nothing_open, on_both_engines, pause};
 
@@ -84,6 +85,7 @@ async fn answer_all(mut stream: tokio::net::TcpStream, answer: Arc<Vec<u8>>) {
 
 pub(crate) fn config(engine: EngineChoice, origin: SocketAddr, buffers: BufferOptions) -> Config {
     Config {
+        mode: Mode::Http,
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
         backends: origin
             .to_string()

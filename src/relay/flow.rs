@@ -1,0 +1,282 @@
+//! Two streams joined: bytes both ways, as they are, until both sides have said all they had to
+//! say. A TCP session is one, and a tunnel behind a switch of protocols.
+//!
+//! The end of one direction is passed on and the other goes on. A reset ends both, and so does
+//! standing still for too long.
+
+use std::future::{Future, pending, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use super::copy::{Half, Pace, RelayEnd, Traffic, relay_at};
+use super::stream::Stream;
+use crate::io::{Deadline, Io, Parcel, Wheel};
+use crate::limits;
+
+/// How long a flow may stand still: neither direction moves and no peer acknowledges anything.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowOptions {
+    /// With both directions open; `None` is for ever.
+    pub idle_timeout: Option<Duration>,
+    /// With one direction closed.
+    pub half_closed_timeout: Duration,
+    /// Once the program drains.
+    pub drain_idle: Duration,
+}
+
+/// How a flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FlowEnd {
+    /// Both sides have closed.
+    Finished,
+    /// It was idle when the program drained.
+    Drained,
+    /// The client's connection is lost.
+    ClientLost,
+    /// The backend's connection is lost.
+    BackendLost,
+    /// Nothing moved for too long.
+    Idle,
+    /// The time to drain was over.
+    Cut,
+}
+
+impl FlowEnd {
+    /// Whether the peers may take the end for that of everything that was to be said.
+    pub(crate) fn is_clean(self) -> bool {
+        matches!(self, Self::Finished | Self::Drained)
+    }
+
+    /// A short phrase for the log.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Drained => "idle while draining",
+            Self::ClientLost => "client lost",
+            Self::BackendLost => "backend lost",
+            Self::Idle => "idle for too long",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+/// A client and a backend that are to be joined.
+pub(crate) struct Flow<'a, I: Io> {
+    pub(crate) client: &'a mut Stream<I>,
+    pub(crate) backend: &'a mut Stream<I>,
+    /// What the client is sent before anything else.
+    pub(crate) greeting: Parcel,
+    /// The one wait of the flow; nobody else uses it meanwhile.
+    pub(crate) deadline: &'a Deadline,
+    pub(crate) wheel: &'a Wheel,
+    pub(crate) options: &'a FlowOptions,
+}
+
+impl<I: Io> Flow<'_, I> {
+    /// Relays until both directions are done, or the flow is. Where the end is not clean, the close
+    /// of both sockets is a reset.
+    pub(crate) async fn run(self, is_draining: impl Fn() -> bool) -> FlowEnd {
+        let Self {
+            client,
+            backend,
+            mut greeting,
+            deadline,
+            wheel,
+            options,
+        } = self;
+        let io = client.io.clone();
+        let (downlink, uplink) = (client.socket.clone(), backend.socket.clone());
+        let traffic = Traffic::default();
+        traffic.came(greeting.len());
+        traffic.came(client.inbox.bytes().len());
+        traffic.came(backend.inbox.bytes().len());
+        // The vigil below knows when to give up; this only ends when everything does.
+        let unlimited = wheel.deadline();
+        let pace = Pace {
+            deadline: &unlimited,
+            idle: None,
+            traffic: Some(&traffic),
+        };
+        let (mut up, mut down) = (Half::raw(), Half::raw());
+        let mut request = Parcel::default();
+        let upload = pin!(relay_at(&mut up, client, &uplink, &mut request, pace));
+        let download = pin!(relay_at(&mut down, backend, &downlink, &mut greeting, pace));
+        let acknowledged = || {
+            io.acknowledged(&downlink)
+                .wrapping_add(io.acknowledged(&uplink))
+        };
+        let vigil = Vigil::new(deadline, || traffic.moved().wrapping_add(acknowledged()));
+        let directions = Directions {
+            upload: Direction::new(upload),
+            download: Direction::new(download),
+            traffic: &traffic,
+            options,
+        };
+        let links = (&downlink, &uplink);
+        let end = directions.run(&io, links, vigil, is_draining).await;
+        let end = if wheel.is_cut() { FlowEnd::Cut } else { end };
+        if !end.is_clean() {
+            io.abort(&downlink);
+            io.abort(&uplink);
+        }
+        end
+    }
+}
+
+/// One direction, and how it ended.
+struct Direction<'a, F> {
+    future: Pin<&'a mut F>,
+    end: Option<Result<(), RelayEnd>>,
+}
+
+impl<'a, F: Future<Output = Result<(), RelayEnd>>> Direction<'a, F> {
+    fn new(future: Pin<&'a mut F>) -> Self {
+        Self { future, end: None }
+    }
+
+    /// Polls it, and tells whether it has just come to a good end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.end.is_none()
+            && let Poll::Ready(end) = self.future.as_mut().poll(cx)
+        {
+            self.end = Some(end);
+            return end.is_ok();
+        }
+        false
+    }
+}
+
+struct Directions<'a, U, D> {
+    upload: Direction<'a, U>,
+    download: Direction<'a, D>,
+    traffic: &'a Traffic,
+    options: &'a FlowOptions,
+}
+
+impl<U, D> Directions<'_, U, D>
+where
+    U: Future<Output = Result<(), RelayEnd>>,
+    D: Future<Output = Result<(), RelayEnd>>,
+{
+    async fn run<I: Io>(
+        mut self,
+        io: &I,
+        (downlink, uplink): (&I::Socket, &I::Socket),
+        mut vigil: Vigil<'_, impl Fn() -> u64>,
+        is_draining: impl Fn() -> bool,
+    ) -> FlowEnd {
+        poll_fn(|cx| {
+            // A close is passed on, unless what came the other way is lost: then there is a reset.
+            if self.upload.poll(cx) && !is_lost(self.download.end) {
+                io.half_close(uplink);
+            }
+            if self.download.poll(cx) && !is_lost(self.upload.end) {
+                io.half_close(downlink);
+            }
+            if let Some(end) = self.end() {
+                return Poll::Ready(end);
+            }
+            let draining = is_draining();
+            ready!(vigil.poll(cx, self.limit(draining)));
+            // Who stands still with bytes in hand has not said all that he had to say.
+            let at_rest = !self.is_half_closed() && self.traffic.is_settled();
+            Poll::Ready(match draining && at_rest {
+                true => FlowEnd::Drained,
+                false => FlowEnd::Idle,
+            })
+        })
+        .await
+    }
+
+    fn is_half_closed(&self) -> bool {
+        self.upload.end.is_some() || self.download.end.is_some()
+    }
+
+    /// How long it may stand still as it is now.
+    fn limit(&self, draining: bool) -> Option<Duration> {
+        let options = self.options;
+        let half_closed = Some(options.half_closed_timeout).filter(|_| self.is_half_closed());
+        let drain = Some(options.drain_idle).filter(|_| draining);
+        [options.idle_timeout, half_closed, drain]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// How the flow ended, where it has. A sink that is lost ends its direction alone: what its
+    /// peer said before may still be on its way.
+    fn end(&self) -> Option<FlowEnd> {
+        match (self.upload.end, self.download.end) {
+            (Some(Err(RelayEnd::SourceLost)), _) => Some(FlowEnd::ClientLost),
+            (_, Some(Err(RelayEnd::SourceLost))) => Some(FlowEnd::BackendLost),
+            (Some(Ok(())), Some(Ok(()))) => Some(FlowEnd::Finished),
+            (Some(Err(RelayEnd::SinkLost)), Some(_)) => Some(FlowEnd::BackendLost),
+            (Some(_), Some(Err(RelayEnd::SinkLost))) => Some(FlowEnd::ClientLost),
+            (Some(Err(RelayEnd::SinkLost)) | Some(Ok(())) | None, None)
+            | (None, Some(Err(RelayEnd::SinkLost)) | Some(Ok(()))) => None,
+            // Neither has a limit of its own, so all time is over.
+            _ => Some(FlowEnd::Cut),
+        }
+    }
+}
+
+fn is_lost(end: Option<Result<(), RelayEnd>>) -> bool {
+    matches!(end, Some(Err(_)))
+}
+
+/// Sees whether a flow stands still, by looking now and then whether anything moved.
+struct Vigil<'a, P> {
+    deadline: &'a Deadline,
+    progress: P,
+    limit: Option<Duration>,
+    /// The progress at the first of the looks that found no other.
+    seen: u64,
+    looks: u32,
+}
+
+impl<'a, P: Fn() -> u64> Vigil<'a, P> {
+    fn new(deadline: &'a Deadline, progress: P) -> Self {
+        deadline.set_interruptible(None);
+        Self {
+            deadline,
+            progress,
+            limit: None,
+            seen: 0,
+            looks: 0,
+        }
+    }
+
+    /// Ready once nothing has moved for as long as `limit`, or everything is over. Another limit
+    /// than before counts from now.
+    fn poll(&mut self, cx: &mut Context<'_>, limit: Option<Duration>) -> Poll<()> {
+        if limit != self.limit {
+            self.limit = limit;
+            self.begin();
+        }
+        loop {
+            let mut look = self.deadline.guard(pending::<()>());
+            let _ = ready!(Pin::new(&mut look).poll(cx));
+            if (self.progress)() != self.seen {
+                self.begin();
+                continue;
+            }
+            self.looks += 1;
+            if self.looks >= limits::TCP_IDLE_LOOKS {
+                return Poll::Ready(());
+            }
+            self.wait();
+        }
+    }
+
+    fn begin(&mut self) {
+        self.seen = (self.progress)();
+        self.looks = 0;
+        self.wait();
+    }
+
+    fn wait(&self) {
+        let look = self.limit.map(|limit| limit / limits::TCP_IDLE_LOOKS);
+        self.deadline.set_interruptible(look);
+    }
+}

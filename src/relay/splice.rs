@@ -1,0 +1,67 @@
+//! One batch of bulk from socket to socket, through a pipe and not through memory.
+//!
+//! The pipe is on loan from the moment that bytes are there until the last of them is sent, so a
+//! flow that waits for bytes holds none, and the pipe is empty whenever it is filled.
+
+use super::copy::{Pace, RelayEnd, see_through, sink_end, source_end};
+use super::stream::{Stop, Stream};
+use crate::io::{Io, Pipe};
+use crate::limits;
+
+/// What a batch came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Batch {
+    /// So many bytes; the sink has taken them.
+    Moved(usize),
+    /// The source has ended.
+    End,
+    /// There is no pipe to be had.
+    NoPipe,
+}
+
+/// Waits until something has come and moves it, at most `most` bytes. The stream must be at rest.
+pub(super) async fn splice<I: Io>(
+    from: &mut Stream<I>,
+    to: &I::Socket,
+    most: u64,
+    pace: Pace<'_>,
+) -> Result<Batch, RelayEnd> {
+    let turn = limits::RELAY_TURN_BYTES_MAX;
+    let most = usize::try_from(most).map_or(turn, |most| most.min(turn));
+    loop {
+        pace.deadline.set(pace.idle);
+        from.readable(pace.deadline).await.map_err(source_end)?;
+        let Some(mut pipe) = from.io.pipe() else {
+            return Ok(Batch::NoPipe);
+        };
+        match from.io.splice_in(&from.socket, &mut pipe, most) {
+            Ok(Some(0)) => return Ok(Batch::End),
+            Ok(Some(moved)) => {
+                pace.came(moved);
+                empty(&from.io, pipe, to, pace).await.map_err(sink_end)?;
+                return Ok(Batch::Moved(moved));
+            }
+            // Ready, and then nothing there: it happens.
+            Ok(None) => {}
+            // The call is forbidden here, which is no fault of the source.
+            Err(_) if from.io.pipe().is_none() => return Ok(Batch::NoPipe),
+            Err(_) => return Err(RelayEnd::SourceLost),
+        }
+    }
+}
+
+/// Sends all that is in the pipe, unless the peer takes nothing for too long.
+async fn empty<I: Io>(io: &I, mut pipe: Pipe, to: &I::Socket, pace: Pace<'_>) -> Result<(), Stop> {
+    while pipe.held() > 0 {
+        match io.splice_out(&mut pipe, to) {
+            Ok(Some(moved)) => pace.went(moved),
+            Ok(None) => {
+                let room = io.writable(to);
+                let room = see_through(io, to, room, pace.deadline, pace.idle).await?;
+                room.map_err(|_| Stop::Lost)?;
+            }
+            Err(_) => return Err(Stop::Lost),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! TCP from clients to backends (`--mode tcp`): connections, whatever they carry.
+
+mod session;
+
+pub(crate) use session::open;
