@@ -127,6 +127,9 @@ mod tests {
     use super::*;
     use crate::limits;
 
+    /// An address and its mode.
+    type Entry = (&'static str, Option<u32>);
+
     fn parse(list: &str) -> Result<Vec<(String, Option<u32>)>, ListenFault> {
         let ListenList(all) = list.parse()?;
         let mode = |listen: &Listen| match listen {
@@ -138,7 +141,7 @@ mod tests {
 
     #[test]
     fn every_form_that_exists() {
-        let table: [(&str, &[(&str, Option<u32>)]); 7] = [
+        let table: [(&str, &[Entry]); 7] = [
             ("127.0.0.1:80", &[("127.0.0.1:80", None)]),
             ("[::]:0", &[("[::]:0", None)]),
             ("unix:/run/a", &[("unix:/run/a", None)]),

@@ -40,5 +40,6 @@ mod rewrite;
 mod round_robin;
 mod strict;
 mod tcp;
+mod unix;
 mod upstream;
 mod upstream_faults;

@@ -1,6 +1,8 @@
 //! The client: sends exactly the bytes that it is given and reads the answers strictly.
 
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use super::wire::{Broken, Wire};
 use super::{Message, PATIENCE};
@@ -22,6 +24,16 @@ impl Client {
         let stream = stream.unwrap_or_else(|error| panic!("connect to {address}: {error}"));
         Self {
             wire: Wire::new(stream),
+        }
+    }
+
+    /// Connects to the socket at `path`.
+    #[track_caller]
+    pub(crate) fn connect_unix(path: &str) -> Self {
+        let stream = UnixStream::connect(path);
+        let stream = stream.unwrap_or_else(|error| panic!("connect to {path}: {error}"));
+        Self {
+            wire: Wire::new(TcpStream::from(OwnedFd::from(stream))),
         }
     }
 

@@ -6,6 +6,7 @@
 mod client;
 mod clock;
 mod engine;
+mod folder;
 mod gate;
 mod message;
 mod origin;
@@ -17,6 +18,7 @@ mod wire;
 pub(crate) use client::{Client, get};
 pub(crate) use clock::{PATIENCE, eventually, now, pause, wait_for};
 pub(crate) use engine::{Engine, run_on};
+pub(crate) use folder::Folder;
 use gate::Gate;
 pub(crate) use message::{Framing, Head, Message};
 pub(crate) use origin::{Conversation, Origin, answer, full_listener, ok, refusing_address};

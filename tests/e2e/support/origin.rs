@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Broken, Gate, Head, Message, Wire, eventually, pause};
 
@@ -61,7 +63,9 @@ pub(crate) fn full_listener() -> (Vec<Socket>, SocketAddr) {
 
 /// A server on a free port of the loopback. Dropped, it closes everything it has.
 pub(crate) struct Origin {
+    /// Of no use where it listens on a Unix socket.
     pub(crate) address: SocketAddr,
+    door: SockAddr,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -83,7 +87,24 @@ impl Origin {
     /// Runs `script` on every connection.
     pub(crate) fn start(script: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there are ports left");
-        let address = listener.local_addr().expect("the socket is bound");
+        Self::listening(listener.into(), script)
+    }
+
+    /// As [`Origin::start`], on a Unix socket at `path`.
+    pub(crate) fn start_unix(
+        path: &str,
+        script: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = UnixListener::bind(path).expect("the folder is there");
+        Self::listening(OwnedFd::from(listener).into(), script)
+    }
+
+    fn listening(
+        listener: Socket,
+        script: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        let door = listener.local_addr().expect("the socket is bound");
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let shared = Arc::new(Shared {
             script: Box::new(script),
             stopping: AtomicBool::new(false),
@@ -98,7 +119,8 @@ impl Origin {
             move || accept_all(&listener, &shared)
         });
         Self {
-            address,
+            address: door.as_socket().unwrap_or(nowhere),
+            door,
             shared,
             acceptor: Some(acceptor),
         }
@@ -123,7 +145,10 @@ impl Origin {
 
     /// What `--backends` wants to hear.
     pub(crate) fn backend(&self) -> String {
-        self.address.to_string()
+        match self.door.as_pathname() {
+            Some(path) => format!("unix:{}", path.display()),
+            None => self.address.to_string(),
+        }
     }
 
     /// Connections accepted so far.
@@ -177,7 +202,8 @@ impl Drop for Origin {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         // The connection wakes the acceptor, which then sees that it should stop.
-        let _ = TcpStream::connect(self.address);
+        let waking = Socket::new(self.door.domain(), Type::STREAM, None);
+        let _ = waking.and_then(|socket| socket.connect(&self.door));
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
@@ -205,12 +231,14 @@ impl Shared {
     }
 }
 
-fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
-    for stream in listener.incoming() {
+fn accept_all(listener: &Socket, shared: &Arc<Shared>) {
+    loop {
+        let accepted = listener.accept();
         if shared.stopping.load(Ordering::SeqCst) {
             return;
         }
-        let stream = stream.expect("there are descriptors left");
+        let (stream, _) = accepted.expect("there are descriptors left");
+        let stream = TcpStream::from(stream);
         let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
         let second = stream.try_clone().expect("there are descriptors left");
         shared.open().insert(number, second);

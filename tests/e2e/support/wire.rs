@@ -30,7 +30,7 @@ pub(crate) enum Broken {
     Malformed(String),
 }
 
-/// A connected socket and what was read from it but not yet used.
+/// A connected socket, of whatever family, and what was read from it but not yet used.
 pub(crate) struct Wire {
     stream: TcpStream,
     unused: Vec<u8>,
@@ -43,7 +43,8 @@ thread_local! {
 
 impl Wire {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        stream.set_nodelay(true).expect("the socket is open");
+        // A Unix socket has no such thing.
+        let _ = stream.set_nodelay(true);
         stream
             .set_read_timeout(Some(PATIENCE))
             .expect("the time is not zero");
