@@ -184,7 +184,7 @@ pub(super) fn acknowledged(socket: &impl AsRawFd) -> u64 {
 }
 
 /// Bytes that lie in the queue of the peer of a Unix socket. The kernel frees them by whole pieces
-/// of some ten kilobytes, so a peer that reads less than one is not seen to read.
+/// of up to some 40 KiB, so a peer that reads less than one is not seen to read.
 fn left_in_queue(socket: &impl AsRawFd) -> u64 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes a number that outlives the call.

@@ -236,7 +236,7 @@ fn a_slow_reader_is_not_cut(engine: Engine) {
         let read = stream.read(&mut piece).expect("the response goes on");
         assert!(read > 0, "cut with {left} bytes to come");
         left -= read;
-        pause(Duration::from_millis(45));
+        pause(Duration::from_millis(60));
     }
     drop((client, stream, origin));
     proxy.finish();
