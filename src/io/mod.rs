@@ -128,8 +128,8 @@ pub trait Io: Clone + 'static {
         parcel: Parcel,
     ) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin;
 
-    /// Waits until there is something to read, the end of the stream or an error included. Everybody
-    /// else has a turn before it ends, even where bytes are there already.
+    /// Waits until there is something to read, the end of the stream or an error included.
+    /// Everybody else has a turn before it ends, even where bytes are there already.
     fn readable(&self, socket: &Self::Socket) -> Self::Readable;
 
     /// Waits until there is room to send.

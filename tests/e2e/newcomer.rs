@@ -122,7 +122,9 @@ fn mistakes_are_named() {
         (&["--trusted", "10.0.0.0/33"], &["10.0.0.0/33"]),
         (&["--listen", "nowhere"], &["nowhere"]),
         (&["--io", "kqueue"], &["kqueue"]),
-        (&["--mode", "tcp"], &["tcp", "yet"]),
+        (&["--mode", "udp"], &["udp"]),
+        (&["--health-path", "health"], &["health", "/"]),
+        (&["--retry-on", "4xx"], &["4xx"]),
         (&["--balance", "maglev"], &["maglev", "yet"]),
         (&["--admin", "127.0.0.1:9494"], &["--admin"]),
     ];
