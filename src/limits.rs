@@ -188,6 +188,8 @@ pub const DEMO_LINE_BYTES_MAX: u64 = 256;
 pub const DEMO_REDRAW_MS: u64 = 1_000;
 /// Longest average delay of a demo worker.
 pub const DEMO_AVG_DELAY_MAX_MS: u64 = 3_600_000;
+/// Time until a demo worker that died is started again.
+pub const DEMO_RESTART_MS: u64 = 3_000;
 /// Time that a demo worker has to come up.
 pub const DEMO_START_TIMEOUT_MS: u64 = 10_000;
 /// Time that a demo worker has to end by itself.

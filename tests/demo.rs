@@ -125,7 +125,7 @@ fn a_demo_shows_its_workers_and_leaves_none_behind() {
     assert!(first.contains("curl http://127.0.0.1:"), "{first}");
     for name in ["worker-1", "worker-2", "worker-3"] {
         let line = demo.line(name);
-        assert!(line.contains(": running, requests "), "{line}");
+        assert!(line.contains(": running, up, requests "), "{line}");
     }
     let workers = demo.workers();
     assert_eq!(workers.len(), 3);
@@ -170,12 +170,14 @@ fn a_demo_that_is_killed_leaves_no_worker_behind() {
 }
 
 #[test]
-fn a_worker_that_dies_is_shown_as_dead() {
+fn a_worker_that_dies_is_shown_as_dead_and_started_again() {
     let mut demo = Demo::start(&["--port", "0", "--rate", "0", "--cores", "1"]);
     demo.line("worker-3");
     let victim = *demo.workers().first().unwrap();
     kill("KILL", victim);
-    demo.line(": killed (9), requests 0,");
+    demo.line(": killed (9), ");
+    demo.line(": running (start 2), up, requests 0,");
+    assert_eq!(demo.workers().len(), 3);
     demo.process.signal("TERM");
     assert!(demo.process.wait().success());
 }

@@ -46,7 +46,7 @@ no backends are named
 pub struct Cli {
     #[command(flatten)]
     flags: Flags,
-    /// What is worth a line on standard error [default: info, for the demo warn].
+    /// What is worth a line on standard error [default: info, for the demo error].
     #[arg(
         long,
         global = true,
@@ -146,7 +146,8 @@ impl Cli {
     pub fn log_level(&self) -> LevelFilter {
         let quiet = matches!(self.command, Some(Command::Demo(_)));
         let default = if quiet {
-            LogLevel::Warn
+            // What happens to its workers is in its table, which the log would tear.
+            LogLevel::Error
         } else {
             LogLevel::Info
         };
@@ -342,7 +343,7 @@ mod tests {
                 .unwrap()
                 .log_level()
         };
-        assert_eq!(level("fastlb demo"), LevelFilter::WARN);
+        assert_eq!(level("fastlb demo"), LevelFilter::ERROR);
         assert_eq!(level("fastlb demo --log-level debug"), LevelFilter::DEBUG);
         assert_eq!(level("fastlb worker"), LevelFilter::INFO);
     }

@@ -5,7 +5,7 @@
 //! other way round, the end of a worker's standard output tells that it is gone.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{self, Command, Stdio};
@@ -48,6 +48,9 @@ pub enum ChildError {
     },
 }
 
+/// Time until a worker that died is started again.
+const RESTART: Duration = Duration::from_millis(limits::DEMO_RESTART_MS);
+
 /// All workers of a demo, in the order of their names.
 pub(super) struct Children(Vec<Child>);
 
@@ -57,8 +60,18 @@ pub(super) struct Child {
     pub(super) name: String,
     /// Where it listens.
     pub(super) address: SocketAddr,
+    temper: Temper,
     process: process::Child,
     output: BufReader<pipe::Receiver>,
+    starts: u32,
+    died: Option<Instant>,
+}
+
+/// How a worker is to behave.
+#[derive(Clone, Copy)]
+struct Temper {
+    avg_delay: Duration,
+    failure: Percent,
 }
 
 impl Children {
@@ -71,9 +84,10 @@ impl Children {
         avg_delay: Duration,
         failure: Percent,
     ) -> Result<Self, ChildError> {
+        let temper = Temper { avg_delay, failure };
         let mut children = Self(Vec::with_capacity(usize::from(count)));
         for number in 1..=count {
-            match Child::start(format!("worker-{number}"), avg_delay, failure).await {
+            match Child::start(format!("worker-{number}"), temper).await {
                 Ok(child) => children.0.push(child),
                 Err(error) => {
                     children.stop().await;
@@ -94,6 +108,13 @@ impl Children {
         self.0.iter()
     }
 
+    /// Starts those again that died some time ago, where they were.
+    pub(super) fn revive(&mut self, now: Instant) {
+        for child in &mut self.0 {
+            child.revive(now);
+        }
+    }
+
     /// Ends every worker: lets go of the lifelines, waits, kills what is left, and reaps all.
     pub(super) async fn stop(mut self) {
         for child in &mut self.0 {
@@ -107,8 +128,17 @@ impl Children {
 }
 
 impl Child {
-    /// How it ended, in a few words; `None` while it runs.
-    pub(super) fn ended(&mut self) -> Option<String> {
+    /// What became of its process, in a few words.
+    pub(super) fn state(&mut self) -> String {
+        match (self.ended(), self.starts) {
+            (Some(end), _) => end,
+            (None, 1) => "running".to_owned(),
+            (None, starts) => format!("running (start {starts})"),
+        }
+    }
+
+    /// How it ended; `None` while it runs.
+    fn ended(&mut self) -> Option<String> {
         // The wait for one's own child, which nobody else reaps, cannot fail.
         let status = self.process.try_wait().ok().flatten()?;
         Some(match (status.code(), status.signal()) {
@@ -118,12 +148,9 @@ impl Child {
         })
     }
 
-    async fn start(
-        name: String,
-        avg_delay: Duration,
-        failure: Percent,
-    ) -> Result<Self, ChildError> {
-        let (mut process, output) = match spawn(&name, avg_delay, failure) {
+    async fn start(name: String, temper: Temper) -> Result<Self, ChildError> {
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let (mut process, output) = match spawn(&name, anywhere, temper) {
             Ok(spawned) => spawned,
             Err(cause) => return Err(ChildError::Spawn { name, cause }),
         };
@@ -133,8 +160,11 @@ impl Child {
             return Ok(Self {
                 name,
                 address,
+                temper,
                 process,
                 output,
+                starts: 1,
+                died: None,
             });
         }
         reap(&mut process);
@@ -142,6 +172,26 @@ impl Child {
             Ok(_) => ChildError::Ended { name },
             Err(_) => ChildError::Silent { name },
         })
+    }
+
+    fn revive(&mut self, now: Instant) {
+        let Some(end) = self.ended() else {
+            return;
+        };
+        let died = *self.died.get_or_insert(now);
+        if now - died < RESTART {
+            return;
+        }
+        self.died = None;
+        match spawn(&self.name, self.address, self.temper) {
+            Ok((process, output)) => {
+                tracing::info!("{} {end} and is started again", self.name);
+                self.process = process;
+                self.output = BufReader::new(output);
+                self.starts += 1;
+            }
+            Err(cause) => tracing::warn!("cannot start {} again: {cause}", self.name),
+        }
     }
 
     async fn end(&mut self, deadline: Instant) {
@@ -158,20 +208,17 @@ impl Child {
 /// A worker's process and its standard output.
 fn spawn(
     name: &str,
-    avg_delay: Duration,
-    failure: Percent,
+    listen: SocketAddr,
+    temper: Temper,
 ) -> io::Result<(process::Child, pipe::Receiver)> {
     let mut process = Command::new(std::env::current_exe()?)
+        .args(["worker", "--lifeline", "--id", name])
+        .args(["--listen", &listen.to_string()])
         .args([
-            "worker",
-            "--lifeline",
-            "--listen",
-            "127.0.0.1:0",
-            "--id",
-            name,
+            "--avg-delay",
+            &format!("{}ms", temper.avg_delay.as_millis()),
         ])
-        .args(["--avg-delay", &format!("{}ms", avg_delay.as_millis())])
-        .args(["--failure", &failure.to_string()])
+        .args(["--failure", &temper.failure.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         // A terminal's Ctrl-C goes to its whole foreground group; the workers outlast the drain.

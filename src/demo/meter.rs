@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::children::Children;
 use super::table::{Counters, Row};
+use crate::balance::Snapshot;
 
 /// Shortest time that a rate is made of; within less, one request more or less is all of it.
 const RATE_TIME_MIN: Duration = Duration::from_millis(500);
@@ -33,6 +34,7 @@ impl Meter {
         &mut self,
         now: Instant,
         counters: Vec<Counters>,
+        fleet: &Snapshot,
         children: &mut Children,
     ) -> Vec<Row> {
         self.update_rates(now, &counters);
@@ -40,10 +42,12 @@ impl Meter {
             .iter_mut()
             .zip(counters)
             .zip(&self.rates)
-            .map(|((child, counters), rate)| Row {
+            .zip(fleet.backends())
+            .map(|(((child, counters), rate), backend)| Row {
                 name: child.name.clone(),
                 address: child.address.to_string(),
-                process: child.ended().unwrap_or_else(|| "running".to_owned()),
+                process: child.state(),
+                health: fleet.health(backend.id).to_string(),
                 counters,
                 rate: *rate,
             })

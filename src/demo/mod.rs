@@ -182,12 +182,14 @@ async fn show(
             () = reached(end) => break,
             () = screen.resized() => {}
             now = redraw.tick() => {
-                let rows = meter.rows(now, counters(server), children);
+                children.revive(now);
+                let rows = meter.rows(now, counters(server), &server.fleet(), children);
                 screen.show(heading, now - started, &rows)?;
             }
         }
     }
-    screen.close(&meter.rows(Instant::now(), counters(server), children))
+    let rows = meter.rows(Instant::now(), counters(server), &server.fleet(), children);
+    screen.close(&rows)
 }
 
 async fn reached(end: Option<Instant>) {

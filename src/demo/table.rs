@@ -23,6 +23,8 @@ pub(super) struct Row {
     pub(super) address: String,
     /// What became of its process.
     pub(super) process: String,
+    /// Whether the balancer picks it.
+    pub(super) health: String,
     /// Its counters.
     pub(super) counters: Counters,
     /// Requests per second, of late.
@@ -104,11 +106,12 @@ pub(super) fn plain(uptime: Duration, rows: &[Row]) -> Vec<String> {
     let all = sum(rows).counters;
     let line = |row: &Row| {
         format!(
-            "{} {} {}: {}, requests {}, share {}, failures {}, latency {}, now {}",
+            "{} {} {}: {}, {}, requests {}, share {}, failures {}, latency {}, now {}",
             span(uptime),
             row.name,
             row.address,
             row.process,
+            row.health,
             row.counters.requests,
             share(&row.counters, &all),
             row.counters.failures,
@@ -134,7 +137,7 @@ enum Align {
     Right,
 }
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 9] = [
     Column {
         title: "BACKEND",
         align: Align::Left,
@@ -154,6 +157,12 @@ const COLUMNS: [Column; 8] = [
         cell: |row, _| row.process.clone(),
     },
     Column {
+        title: "HEALTH",
+        align: Align::Left,
+        rank: 4,
+        cell: |row, _| row.health.clone(),
+    },
+    Column {
         title: "REQUESTS",
         align: Align::Right,
         rank: 1,
@@ -162,7 +171,7 @@ const COLUMNS: [Column; 8] = [
     Column {
         title: "SHARE",
         align: Align::Right,
-        rank: 6,
+        rank: 8,
         cell: |row, all| share(&row.counters, all),
     },
     Column {
@@ -174,13 +183,13 @@ const COLUMNS: [Column; 8] = [
     Column {
         title: "LATENCY",
         align: Align::Right,
-        rank: 4,
+        rank: 5,
         cell: |row, _| latency(&row.counters),
     },
     Column {
         title: "NOW",
         align: Align::Right,
-        rank: 5,
+        rank: 6,
         cell: |row, _| rate(row.rate),
     },
 ];
@@ -217,6 +226,7 @@ fn sum(rows: &[Row]) -> Row {
         name: "all".to_owned(),
         address: String::new(),
         process: String::new(),
+        health: String::new(),
         counters: Counters {
             requests: total(|counters| counters.requests),
             failures: total(|counters| counters.failures),
@@ -275,6 +285,7 @@ mod tests {
             name: format!("worker-{number}"),
             address: format!("127.0.0.1:4000{number}"),
             process: process.to_owned(),
+            health: "up".to_owned(),
             counters: Counters {
                 requests,
                 failures,
@@ -299,22 +310,20 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_summed() {
-        let expected = [
-            "BACKEND   ADDRESS          PROCESS     REQUESTS   SHARE  FAILURES  LATENCY   NOW",
-            "worker-1  127.0.0.1:40001  running         1200   66.7%        12  20.4 ms   7/s",
-            "worker-2  127.0.0.1:40002  running          600   33.3%         0   800 us   7/s",
-            "worker-3  127.0.0.1:40003  killed (9)         0    0.0%         0        -   0/s",
-            "all                                        1800  100.0%        12  13.9 ms  14/s",
-        ];
-        assert_eq!(table(&rows(), 100), expected);
+        let expected = "\
+BACKEND   ADDRESS          PROCESS     HEALTH  REQUESTS   SHARE  FAILURES  LATENCY   NOW
+worker-1  127.0.0.1:40001  running     up          1200   66.7%        12  20.4 ms   7/s
+worker-2  127.0.0.1:40002  running     up           600   33.3%         0   800 us   7/s
+worker-3  127.0.0.1:40003  killed (9)  up             0    0.0%         0        -   0/s
+all                                                1800  100.0%        12  13.9 ms  14/s";
+        assert_eq!(table(&rows(), 100).join("\n"), expected);
     }
 
     #[test]
     fn a_narrow_table_leaves_out_the_less_telling_columns() {
         let titles = |width| table(&rows(), width)[0].split_whitespace().count();
-        assert_eq!(titles(80), 8);
-        assert_eq!(titles(79), 7);
-        assert!(!table(&rows(), 79)[0].contains("ADDRESS"));
+        assert_eq!([88, 87, 80, 79].map(titles), [9, 8, 8, 7]);
+        assert!(!table(&rows(), 80)[0].contains("SHARE"));
         assert_eq!(table(&rows(), 20)[0], "BACKEND   REQUESTS");
         assert_eq!(table(&rows(), 0)[0], "BACKEND   REQUESTS");
     }
@@ -352,7 +361,7 @@ mod tests {
         let lines = plain(Duration::from_secs(4), &rows());
         assert_eq!(
             lines[0],
-            "4s worker-1 127.0.0.1:40001: running, requests 1200, share 66.7%, failures 12, \
+            "4s worker-1 127.0.0.1:40001: running, up, requests 1200, share 66.7%, failures 12, \
              latency 20.4 ms, now 7/s"
         );
         assert_eq!(lines.len(), 3);
