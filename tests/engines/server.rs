@@ -1,25 +1,28 @@
 //! A whole balancer in this process, with what no flag can give it.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use fastlb::balance::{Algorithm, Ask, BackendId, Balancer, RoundRobin, Snapshot};
+use fastlb::balance::{Algorithm, Ask, BackendId, Balancer, Outcome, RoundRobin, Snapshot};
 use fastlb::config::{BackendList, Config, Cores, HealthConfig, Timeouts};
 use fastlb::io::{BufferOptions, EngineChoice};
 use fastlb::server::{Report, Server};
 use fastlb::upstream::RetryOn;
 use fastlb::worker::Mode;
+use socket2::{Domain, Socket, Type};
 
 use crate::{leaves_nothing_open, on_both_engines, pause};
 
 on_both_engines!(
     choices:
     a_session_that_panics_ends_alone,
+    each_request_without_a_backend_has_one_answer,
+    each_pick_has_one_end,
     idle_connections_cost_no_time,
 );
 
@@ -165,6 +168,118 @@ fn a_session_that_panics_ends_alone(engine: EngineChoice) {
         drop((unlucky, lucky));
         stop(server);
         drop(origin);
+    });
+}
+
+/// Knows of no backend that could serve.
+struct PicksNone;
+
+impl Balancer for PicksNone {
+    fn pick(&self, _: &Snapshot, _: &Ask<'_>) -> Option<BackendId> {
+        None
+    }
+}
+
+fn each_request_without_a_backend_has_one_answer(engine: EngineChoice) {
+    leaves_nothing_open(|| {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+        let config = config(engine, nowhere, BufferOptions::default());
+        let server = Server::start_with(config, Arc::new(PicksNone)).unwrap();
+        let stream = TcpStream::connect(server.addresses()[0]).unwrap();
+        let patience = Some(Duration::from_secs(20));
+        stream.set_read_timeout(patience).unwrap();
+        let mut answers = BufReader::new(&stream);
+        for _ in 0..2 {
+            (&stream)
+                .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                .unwrap();
+            let status = read_response(&mut answers);
+            assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
+        }
+        // What was answered twice would still come before the end, if there is one.
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut rest = String::new();
+        answers.take(1_000).read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "");
+        drop(stream);
+        assert_eq!(server.stats().totals().own_replies, 2);
+        stop(server);
+    });
+}
+
+/// Reads one response with its body, and returns its status line.
+fn read_response(from: &mut impl BufRead) -> String {
+    let mut head = Vec::new();
+    while head.last().is_none_or(|line: &String| !line.is_empty()) {
+        let mut line = String::new();
+        from.read_line(&mut line).unwrap();
+        assert!(line.ends_with("\r\n"), "the head ends in {line:?}");
+        head.push(line.trim_end().to_owned());
+    }
+    let length = |line: &String| line.strip_prefix("Content-Length: ")?.parse().ok();
+    let length: usize = head.iter().find_map(length).unwrap();
+    from.read_exact(&mut vec![0; length]).unwrap();
+    head.remove(0)
+}
+
+/// Keeps what it was asked and told.
+#[derive(Default)]
+struct Records {
+    picked: Mutex<Vec<BackendId>>,
+    ended: Mutex<Vec<(BackendId, Outcome)>>,
+    then: RoundRobin,
+}
+
+impl Balancer for Records {
+    fn pick(&self, fleet: &Snapshot, ask: &Ask<'_>) -> Option<BackendId> {
+        let picked = self.then.pick(fleet, ask);
+        self.picked.lock().unwrap().extend(picked);
+        picked
+    }
+
+    fn done(&self, id: BackendId, outcome: &Outcome) {
+        self.ended.lock().unwrap().push((id, *outcome));
+    }
+}
+
+fn each_pick_has_one_end(engine: EngineChoice) {
+    leaves_nothing_open(|| {
+        let origin = Origin::start(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec());
+        // Bound and not listening: it refuses.
+        let refusing = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        refusing.bind(&any_port.into()).unwrap();
+        let refuses = refusing.local_addr().unwrap().as_socket().unwrap();
+        let backends = format!("{},{refuses}", origin.address);
+        let config = Config {
+            backends: backends.parse::<BackendList>().unwrap().resolve().unwrap(),
+            retries: 1,
+            ..config(engine, origin.address, BufferOptions::default())
+        };
+        let records = Arc::new(Records::default());
+        let server = Server::start_with(config, records.clone()).unwrap();
+        let stream = TcpStream::connect(server.addresses()[0]).unwrap();
+        for _ in 0..6 {
+            assert!(get(&stream).ends_with("hello"));
+        }
+        drop(stream);
+        stop(server);
+
+        let mut picked = records.picked.lock().unwrap().clone();
+        let mut ended = records.ended.lock().unwrap().clone();
+        picked.sort_unstable();
+        ended.sort_unstable_by_key(|(id, _)| *id);
+        let ids: Vec<_> = ended.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, picked);
+        let (good, bad) = (BackendId::new(0).unwrap(), BackendId::new(1).unwrap());
+        for (id, outcome) in ended {
+            let answered = matches!(outcome, Outcome::Answered { .. });
+            assert_eq!(answered, id == good, "{id:?}: {outcome:?}");
+        }
+        let picks = |id| picked.iter().filter(|picked| **picked == id).count();
+        assert_eq!(picks(good), 6, "each request was answered");
+        assert!(picks(bad) > 0, "the other one was tried");
+        drop((refusing, origin));
     });
 }
 
