@@ -1,9 +1,10 @@
 //! Responses that do not wait for the whole request: interim ones, early final ones.
 
 use std::io::Write;
+use std::sync::mpsc;
 use std::thread;
 
-use crate::support::{Client, Engine, Origin, Pattern, Proxy, answer, ok};
+use crate::support::{Checker, Client, Engine, Origin, PATIENCE, Pattern, Proxy, answer, ok};
 
 on_both_engines! {
     continue_comes_from_the_backend,
@@ -12,6 +13,7 @@ on_both_engines! {
     http10_clients_get_no_interim_responses,
     an_early_final_response_ends_an_upload,
     a_response_may_begin_before_the_request_ends,
+    an_early_acceptance_lets_the_upload_go_on,
 }
 
 fn continue_comes_from_the_backend(engine: Engine) {
@@ -168,6 +170,43 @@ fn a_response_may_begin_before_the_request_ends(engine: Engine) {
             .body(framing, |piece| body.extend_from_slice(piece))
             .expect("it is whole");
         assert_eq!(body, b"first-last");
+    }
+    assert_eq!(origin.accepted(), 1, "both sides were in step");
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// The backend has promised to take the rest: the client sends it, and both connections go on.
+fn an_early_acceptance_lets_the_upload_go_on(engine: Engine) {
+    const LENGTH: u64 = 8 * 1024 * 1024;
+    let (sender, receiver) = mpsc::channel();
+    let origin = Origin::start(move |conversation| {
+        while let Some(head) = conversation.head() {
+            conversation.send(answer("202 Accepted", &[], b"taken"));
+            let mut checker = Checker::new();
+            if conversation
+                .body(&head, |piece| checker.take(piece))
+                .is_err()
+            {
+                return;
+            }
+            sender.send(checker.length()).expect("the test waits");
+        }
+    });
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    let pattern = Pattern::new();
+    for _ in 0..2 {
+        let mut pieces = pattern.pieces(LENGTH);
+        client.send(format!(
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"
+        ));
+        client.send(pieces.next().expect("the body has a first piece"));
+        let response = client.response().expect_status(202);
+        assert_eq!(response.text(), "taken");
+        assert!(!response.head.connection_says("close"));
+        pieces.for_each(|piece| client.send(piece));
+        assert_eq!(receiver.recv_timeout(PATIENCE), Ok(LENGTH));
     }
     assert_eq!(origin.accepted(), 1, "both sides were in step");
     drop((client, origin));
