@@ -11,6 +11,8 @@ on_both_engines! {
     a_get_on_a_dying_connection_is_replaced,
     a_get_on_a_reset_connection_is_replaced,
     a_post_on_a_dying_connection_is_502,
+    a_put_whose_body_is_to_come_is_replaced,
+    a_post_whose_body_is_to_come_is_502,
     a_pool_full_of_dying_connections_is_survived,
     unasked_bytes_cost_the_connection,
     bytes_behind_a_response_cost_the_connection,
@@ -76,6 +78,52 @@ fn a_post_on_a_dying_connection_is_502(engine: Engine) {
             .count();
         assert_eq!(posts, 1, "times that the backend got the POST");
         client.get("/").expect_status(200);
+        drop((client, origin));
+        proxy.finish();
+    }
+}
+
+/// The client still has all of the body, so nothing of the request is lost.
+fn a_put_whose_body_is_to_come_is_replaced(engine: Engine) {
+    for (expect, reset) in EXPECT_AND_RESET {
+        let origin = origin_dying_behind_a_head(reset);
+        let proxy = Proxy::before_with(engine, &origin, &["--retries", "0"]);
+        let mut client = Client::connect(proxy.address);
+        client.get("/").expect_status(200);
+        client.send(format!(
+            "PUT / HTTP/1.1\r\nHost: a\r\n{expect}Content-Length: 4\r\n\r\n"
+        ));
+        if expect.is_empty() {
+            eventually("the replacement", || origin.accepted() == 2);
+        } else {
+            client.response().expect_status(100);
+        }
+        client.send("body");
+        assert_eq!(client.response().expect_status(200).text(), "body");
+        assert_eq!(client.get("/").expect_status(200).text(), "");
+        assert_eq!(origin.accepted(), 2);
+        drop((client, origin));
+        proxy.finish();
+    }
+}
+
+/// The head alone may have moved the backend to act.
+fn a_post_whose_body_is_to_come_is_502(engine: Engine) {
+    for (expect, reset) in EXPECT_AND_RESET {
+        let origin = origin_dying_behind_a_head(reset);
+        let proxy = Proxy::before(engine, &origin);
+        let mut client = Client::connect(proxy.address);
+        client.get("/").expect_status(200);
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: a\r\n{expect}Content-Length: 4\r\n\r\n"
+        ));
+        let response = client.response().expect_status(502);
+        assert!(
+            response.head.connection_says("close"),
+            "the body may still come"
+        );
+        client.expect_close();
+        assert_eq!(origin.accepted(), 1, "connections that got the POST");
         drop((client, origin));
         proxy.finish();
     }
@@ -267,6 +315,38 @@ fn dying_origin(reset: bool) -> Origin {
         conversation.request();
         if reset {
             conversation.reset_on_close();
+        }
+    })
+}
+
+/// Whether the client says that it waits, and whether the backend's end is a reset.
+const EXPECT_AND_RESET: [(&str, bool); 4] = [
+    ("", false),
+    ("", true),
+    ("Expect: 100-continue\r\n", false),
+    ("Expect: 100-continue\r\n", true),
+];
+
+/// Its first connection ends behind the head of the second request; the others send bodies back.
+fn origin_dying_behind_a_head(reset: bool) -> Origin {
+    Origin::start(move |conversation| {
+        if conversation.number == 0 {
+            conversation.request();
+            conversation.send(ok(b"first"));
+            conversation.head();
+            if reset {
+                conversation.reset_on_close();
+            }
+            return;
+        }
+        while let Some(head) = conversation.head() {
+            if head.field("expect").is_some() {
+                conversation.send("HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            let mut body = Vec::new();
+            let whole = conversation.body(&head, |piece| body.extend_from_slice(piece));
+            whole.expect("the client sends its body");
+            conversation.send(ok(&body));
         }
     })
 }
