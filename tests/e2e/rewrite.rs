@@ -4,6 +4,7 @@ use crate::support::{Client, Engine, Message, Origin, Proxy, answer};
 
 on_both_engines! {
     hop_by_hop_fields_are_dropped,
+    an_offer_of_http2_is_passed_over,
     hop_by_hop_fields_of_responses_are_dropped,
     other_fields_stay_as_they_are,
     forwarded_fields_are_set,
@@ -27,6 +28,21 @@ fn hop_by_hop_fields_are_dropped(engine: Engine) {
     }
     assert!(!seen.head.connection_says("x-named"));
     assert_eq!(seen.field("x-kept"), Some("3"));
+}
+
+/// RFC 9113 section 3.1: it is obsolete, and clients that still make it go on without.
+fn an_offer_of_http2_is_passed_over(engine: Engine) {
+    let seen = forwarded(
+        engine,
+        &[],
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+         HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n",
+    );
+    assert_eq!(seen.head.start, "GET / HTTP/1.1");
+    for name in ["Upgrade", "HTTP2-Settings"] {
+        assert_eq!(seen.field(name), None, "{name} is for the next hop only");
+    }
+    assert!(!seen.head.connection_says("upgrade"));
 }
 
 fn hop_by_hop_fields_of_responses_are_dropped(engine: Engine) {
