@@ -36,6 +36,7 @@ mod health;
 mod keep_alive;
 mod limits;
 mod newcomer;
+mod pace;
 mod rewrite;
 mod round_robin;
 mod strict;

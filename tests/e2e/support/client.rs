@@ -4,6 +4,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use socket2::{Domain, Socket, Type};
+
 use super::wire::{Broken, Wire};
 use super::{Message, PATIENCE};
 
@@ -34,6 +36,23 @@ impl Client {
         let stream = stream.unwrap_or_else(|error| panic!("connect to {path}: {error}"));
         Self {
             wire: Wire::new(TcpStream::from(OwnedFd::from(stream))),
+        }
+    }
+
+    /// As [`Client::connect`], with so small a receive buffer: what the client does not read soon
+    /// fills it.
+    #[track_caller]
+    pub(crate) fn connect_with_buffer(address: SocketAddr, bytes: usize) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None);
+        let socket = socket.expect("there are descriptors left");
+        // Before connecting, because the window that was offered then is not taken back.
+        socket
+            .set_recv_buffer_size(bytes)
+            .expect("the socket is open");
+        let connected = socket.connect_timeout(&address.into(), PATIENCE);
+        connected.unwrap_or_else(|error| panic!("connect to {address}: {error}"));
+        Self {
+            wire: Wire::new(socket.into()),
         }
     }
 

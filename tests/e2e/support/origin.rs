@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::{Broken, Gate, Head, Message, Wire, eventually, pause};
 
@@ -86,7 +86,19 @@ struct Shared {
 impl Origin {
     /// Runs `script` on every connection.
     pub(crate) fn start(script: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there are ports left");
+        Self::listening(listen().into(), script)
+    }
+
+    /// As [`Origin::start`], with so small a receive buffer on every connection: what a script
+    /// does not read soon fills it.
+    pub(crate) fn start_with_buffer(
+        bytes: usize,
+        script: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = listen();
+        SockRef::from(&listener)
+            .set_recv_buffer_size(bytes)
+            .expect("the socket is open");
         Self::listening(listener.into(), script)
     }
 
@@ -229,6 +241,10 @@ impl Shared {
     fn requests(&self) -> MutexGuard<'_, Vec<Message>> {
         self.requests.lock().expect("no holder of the lock panics")
     }
+}
+
+fn listen() -> TcpListener {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there are ports left")
 }
 
 fn accept_all(listener: &Socket, shared: &Arc<Shared>) {

@@ -14,7 +14,7 @@ use super::message::{Framing, Head, Message};
 
 /// Longest head that the harness reads.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
-/// What one read takes at most.
+/// What one read takes at most, unless told otherwise.
 const READ_BYTES_MAX: usize = 256 * 1024;
 
 /// Why a message did not arrive whole.
@@ -34,6 +34,8 @@ pub(crate) enum Broken {
 pub(crate) struct Wire {
     stream: TcpStream,
     unused: Vec<u8>,
+    /// What one read takes at most.
+    read_bytes: usize,
 }
 
 thread_local! {
@@ -54,7 +56,13 @@ impl Wire {
         Self {
             stream,
             unused: Vec::new(),
+            read_bytes: READ_BYTES_MAX,
         }
+    }
+
+    /// Has every read from now on take at most so many bytes, up to what one takes anyway.
+    pub(crate) fn read_at_most(&mut self, bytes: usize) {
+        self.read_bytes = bytes.min(READ_BYTES_MAX);
     }
 
     /// A second handle of the same socket, for a thread that writes while this one reads.
@@ -96,6 +104,12 @@ impl Wire {
             .set_nonblocking(false)
             .expect("the socket is open");
         peeked.is_ok()
+    }
+
+    /// Whether the connection failed, as by a reset, found out without reading.
+    pub(crate) fn has_failed(&self) -> bool {
+        let failure = self.stream.take_error().expect("the socket is open");
+        failure.is_some()
     }
 
     /// Reads a request with its body.
@@ -229,7 +243,7 @@ impl Wire {
     /// Reads once. False is the end of the stream; a reset is [`Broken::Cut`], wherever it comes.
     fn fill(&mut self) -> Result<bool, Broken> {
         let read = SCRATCH.with_borrow_mut(|scratch| {
-            let count = self.stream.read(scratch)?;
+            let count = self.stream.read(&mut scratch[..self.read_bytes])?;
             self.unused.extend_from_slice(&scratch[..count]);
             Ok::<_, io::Error>(count)
         });
