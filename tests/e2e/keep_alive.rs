@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use crate::support::{Client, Engine, Origin, Proxy, answer, eventually, get, ok, pause};
+use crate::support::{
+    Checker, Client, Engine, Origin, Pattern, Proxy, answer, eventually, get, ok, pause,
+};
 
 on_both_engines! {
     pipelined_requests_are_answered_in_order,
     a_pipeline_goes_on_after_a_body,
     requests_may_be_cut_anywhere,
     one_empty_line_before_a_request_is_skipped,
+    the_last_response_outlives_what_was_sent_behind_its_request,
     upstream_connections_are_reused,
     http10_closes,
     http10_stays_open_where_asked,
@@ -96,6 +99,42 @@ fn one_empty_line_before_a_request_is_skipped(engine: Engine) {
     }
     drop((client, origin));
     proxy.finish();
+}
+
+/// A close with bytes unread is a reset, which overtakes what the client has yet to read
+/// (RFC 9112 section 9.6).
+fn the_last_response_outlives_what_was_sent_behind_its_request(engine: Engine) {
+    const LENGTH: u64 = 3 * 1024 * 1024;
+    let last = [
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+    ];
+    for request in last {
+        let origin = Origin::start(|conversation| {
+            while conversation.request().is_some() {
+                conversation.pass_gate();
+                conversation.send(answer("200 OK", &[], &Pattern::new().whole(LENGTH)));
+            }
+        });
+        let proxy = Proxy::before(engine, &origin);
+        // Most of the body is still on its way when the proxy has sent the last of it.
+        let mut client = Client::connect_with_buffer(proxy.address, 64 * 1024);
+        client.send(request);
+        eventually("the request to reach the backend", || {
+            origin.requests().len() == 1
+        });
+        client.send("\r\n");
+        origin.open_gate();
+        let head = client.wire().head().expect("the response begins");
+        assert_eq!(head.status(), 200);
+        let framing = head.response_framing("GET").expect("its framing is sound");
+        let mut checker = Checker::new();
+        let whole = client.wire().body(framing, |piece| checker.take(piece));
+        assert_eq!((whole.map(drop), checker.length()), (Ok(()), LENGTH));
+        client.expect_close();
+        drop((client, origin));
+        proxy.finish();
+    }
 }
 
 fn upstream_connections_are_reused(engine: Engine) {
