@@ -16,7 +16,7 @@ use super::exchange::{After, exchange};
 use super::gateway::Gateway;
 use crate::io::{ChunkSize, Deadline, Expect, Io, Parcel};
 use crate::limits;
-use crate::relay::{Fill, Stop, Stream};
+use crate::relay::{Fill, Inbox, Stop, Stream};
 
 /// The downstream side of a session.
 pub(crate) struct Client<I: Io> {
@@ -100,9 +100,7 @@ impl<I: Io> Sessions<I> {
         if !self.gateway.is_draining() {
             deadline.set_interruptible(self.gateway.options.idle_timeout);
             filled = stream.fill(ChunkSize::Small, deadline).await;
-            // What some clients send behind a body begins no request yet.
-            while filled == Ok(Fill::Bytes) && stream.inbox.bytes() == b"\r\n" {
-                stream.inbox.consume(2);
+            while filled == Ok(Fill::Bytes) && !begins_request(&mut stream.inbox) {
                 filled = stream.fill(ChunkSize::Small, deadline).await;
             }
         }
@@ -192,7 +190,7 @@ async fn serve<I: Io>(
         let after = exchange(gateway, &mut client, scratch).await;
         scratch.clear();
         match after {
-            After::Keep if client.stream.inbox.is_empty() => return Some(client),
+            After::Keep if !begins_request(&mut client.stream.inbox) => return Some(client),
             After::Keep => {}
             After::Close => return None,
             After::Linger => {
@@ -207,6 +205,15 @@ async fn serve<I: Io>(
     }
 }
 
+/// Whether a request has begun. The empty line that some clients send behind a body begins none,
+/// and is dropped (RFC 9112 section 2.2).
+fn begins_request(inbox: &mut Inbox) -> bool {
+    if inbox.bytes() == b"\r\n" {
+        inbox.consume(2);
+    }
+    !inbox.is_empty()
+}
+
 /// Closes in a way that the client can still read the last response: a close with bytes unread is
 /// a reset, which may overtake it (RFC 9112 section 9.6).
 async fn linger<I: Io>(client: &mut Client<I>) {
@@ -216,7 +223,7 @@ async fn linger<I: Io>(client: &mut Client<I>) {
         .set(Some(Duration::from_millis(limits::LINGER_TIMEOUT_MS)));
     let mut drained = client.stream.inbox.bytes().len();
     while drained < limits::LINGER_BYTES_MAX {
-        client.stream.inbox = crate::relay::Inbox::Empty;
+        client.stream.inbox = Inbox::Empty;
         match client.stream.fill(ChunkSize::Large, &client.deadline).await {
             Ok(Fill::Bytes) => drained += client.stream.inbox.bytes().len(),
             Ok(Fill::End) | Err(_) => return,

@@ -11,6 +11,7 @@ on_both_engines! {
     a_pipeline_goes_on_after_a_body,
     requests_may_be_cut_anywhere,
     one_empty_line_before_a_request_is_skipped,
+    an_empty_line_behind_a_request_begins_no_other,
     the_last_response_outlives_what_was_sent_behind_its_request,
     upstream_connections_are_reused,
     http10_closes,
@@ -98,6 +99,26 @@ fn one_empty_line_before_a_request_is_skipped(engine: Engine) {
         assert_eq!(client.response().expect_status(200).text(), "/1");
     }
     drop((client, origin));
+    proxy.finish();
+}
+
+/// It may be long until the next request comes; nobody has begun one that could be late.
+fn an_empty_line_behind_a_request_begins_no_other(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before_with(engine, &origin, &["--header-timeout", "500ms"]);
+    let mut apart = Client::connect(proxy.address);
+    apart.post("/1", b"body").expect_status(200);
+    apart.send("\r\n");
+    let mut together = Client::connect(proxy.address);
+    together.post("/1", b"body").expect_status(200);
+    together.send("POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody\r\n");
+    together.response().expect_status(200);
+    // Longer than a head may take, with all its ticks.
+    pause(Duration::from_millis(1_000));
+    for client in [&mut apart, &mut together] {
+        assert_eq!(client.get("/next").expect_status(200).text(), "/next");
+    }
+    drop((apart, together, origin));
     proxy.finish();
 }
 
