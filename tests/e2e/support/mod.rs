@@ -21,7 +21,10 @@ pub(crate) use engine::{Engine, run_on};
 pub(crate) use folder::Folder;
 use gate::Gate;
 pub(crate) use message::{Framing, Head, Message};
-pub(crate) use origin::{Conversation, Origin, answer, full_listener, ok, refusing_address};
+pub(crate) use origin::{
+    Conversation, Origin, answer, full_listener, ok, refusing_address, reserved_address,
+    reserved_port,
+};
 pub(crate) use pattern::{Checker, Pattern};
 pub(crate) use process::{Ended, Process};
 pub(crate) use proxy::{Proxy, address_in};

@@ -1,8 +1,8 @@
 //! The origin: a scriptable HTTP server, a thread per connection, able to do everything wrong.
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -40,6 +40,34 @@ pub(crate) fn refusing_address() -> (Socket, SocketAddr) {
     socket.bind(&any_port.into()).expect("there are ports left");
     let address = socket.local_addr().expect("the socket is bound");
     (socket, address.as_socket().expect("the socket is IPv4"))
+}
+
+/// An address that a server can listen on, and that nobody else is given for as long as the
+/// returned socket lives: it is bound, and shares its address with whoever asks for it.
+pub(crate) fn reserved_address() -> (Socket, SocketAddr) {
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    reserve(any_port).expect("there are ports left")
+}
+
+/// As [`reserved_address`], for all addresses of the machine, IPv4 and IPv6. `None` where it has
+/// no IPv6.
+pub(crate) fn reserved_port() -> Option<(Socket, u16)> {
+    // The unspecified address may be bound where there is no other.
+    TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok()?;
+    let any_port = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let (socket, address) = reserve(any_port).ok()?;
+    Some((socket, address.port()))
+}
+
+fn reserve(any_port: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(any_port), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if any_port.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&any_port.into())?;
+    let address = socket.local_addr()?.as_socket();
+    Ok((socket, address.expect("it was bound to an address")))
 }
 
 /// An address where connecting never ends: its listener accepts nothing and its queue is full, so

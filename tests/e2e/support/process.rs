@@ -8,6 +8,9 @@ use std::{env, fs};
 
 use super::{PATIENCE, eventually, wait_for};
 
+/// The binary under test.
+const FASTLB: &str = env!("CARGO_BIN_EXE_fastlb");
+
 /// A running fastlb.
 pub(crate) struct Process {
     child: Child,
@@ -27,18 +30,40 @@ pub(crate) struct Ended {
 impl Process {
     /// Starts `fastlb` with these arguments and an environment that cannot change what they mean.
     pub(crate) fn fastlb(arguments: &[&str]) -> Self {
-        Self::start(Command::new(env!("CARGO_BIN_EXE_fastlb")), arguments)
+        Self::start(Command::new(FASTLB), arguments, None)
+    }
+
+    /// As [`Process::fastlb`], but nobody reads its standard error any further than the first line
+    /// with `part`.
+    pub(crate) fn fastlb_heard_until(part: &'static str, arguments: &[&str]) -> Self {
+        Self::start(Command::new(FASTLB), arguments, Some(part))
     }
 
     /// As [`Process::fastlb`], with no more than so many descriptors.
     pub(crate) fn fastlb_within(descriptors: usize, arguments: &[&str]) -> Self {
         let mut command = Command::new("prlimit");
         command.arg(format!("--nofile={descriptors}:{descriptors}"));
-        command.arg(env!("CARGO_BIN_EXE_fastlb"));
-        Self::start(command, arguments)
+        command.arg(FASTLB);
+        Self::start(command, arguments, None)
     }
 
-    fn start(mut command: Command, arguments: &[&str]) -> Self {
+    /// As [`Process::fastlb`], with no more than so many bytes of locked memory, and without the
+    /// capability to lock more.
+    pub(crate) fn fastlb_with_locked(bytes: usize, arguments: &[&str]) -> Self {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--memlock={bytes}:{bytes}"));
+        if may_lock_memory() {
+            command.args([
+                "setpriv",
+                "--bounding-set=-ipc_lock",
+                "--inh-caps=-ipc_lock",
+            ]);
+        }
+        command.arg(FASTLB);
+        Self::start(command, arguments, None)
+    }
+
+    fn start(mut command: Command, arguments: &[&str], until: Option<&'static str>) -> Self {
         for (name, _) in env::vars().filter(|(name, _)| name.starts_with("FASTLB_")) {
             command.env_remove(name);
         }
@@ -55,11 +80,11 @@ impl Process {
         let stdout = child
             .stdout
             .take()
-            .map(|pipe| keep_words(pipe, Arc::clone(&said)));
+            .map(|pipe| keep_words(pipe, Arc::clone(&said), None));
         let stderr = child
             .stderr
             .take()
-            .map(|pipe| keep_words(pipe, Arc::clone(&said)));
+            .map(|pipe| keep_words(pipe, Arc::clone(&said), until));
         let readers = stdout.into_iter().chain(stderr).collect();
         Self {
             child,
@@ -160,12 +185,36 @@ impl Drop for Process {
     }
 }
 
-fn keep_words(pipe: impl Read + Send + 'static, said: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+/// Keeps all lines that come, or those up to the first with the words `until`.
+fn keep_words(
+    pipe: impl Read + Send + 'static,
+    said: Arc<Mutex<Vec<String>>>,
+    until: Option<&'static str>,
+) -> JoinHandle<()> {
     thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            said.lock()
-                .expect("no holder of the lock panics")
-                .push(line);
-        }
+        let keep = |line| {
+            let mut said = said.lock().expect("no holder of the lock panics");
+            said.push(line);
+        };
+        let mut lines = BufReader::new(pipe).lines().map_while(Result::ok);
+        let last = lines.find_map(|line| {
+            if until.is_some_and(|words| line.contains(words)) {
+                return Some(line);
+            }
+            keep(line);
+            None
+        });
+        // Before the line can be seen: who has waited for it knows that nobody reads on.
+        drop(lines);
+        last.into_iter().for_each(keep);
     })
+}
+
+/// Whether limits of locked memory mean nothing to this process: it has `CAP_IPC_LOCK`.
+fn may_lock_memory() -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+    let status = fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    effective.expect("Linux says what a process may") & 1 << CAP_IPC_LOCK != 0
 }

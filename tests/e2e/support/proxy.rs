@@ -8,6 +8,9 @@ use super::{Engine, Origin, Process, pause, wait_for};
 /// How long the log may keep silent before the program has to listen.
 const START: Duration = Duration::from_secs(10);
 
+/// What comes before the address in the line that says where it listens.
+const LISTENING: &str = "listening on ";
+
 /// A fastlb that listens.
 pub(crate) struct Proxy {
     process: Process,
@@ -43,6 +46,14 @@ impl Proxy {
         Self::start_by(engine, arguments, within)
     }
 
+    /// As [`Proxy::start`], with a standard error whose reader leaves once it listens. How it ends
+    /// can only be told by its exit code.
+    #[track_caller]
+    pub(crate) fn start_unheard(engine: Engine, arguments: &[&str]) -> Self {
+        let unheard = |arguments: &[&str]| Process::fastlb_heard_until(LISTENING, arguments);
+        Self::start_by(engine, arguments, unheard)
+    }
+
     #[track_caller]
     fn start_by(
         engine: Engine,
@@ -69,7 +80,7 @@ impl Proxy {
             &["--health", "off"]
         };
         let mut process = start(&[&fixed[..], cores, health, arguments].concat());
-        let line = process.wait_line("listening on ");
+        let line = process.wait_line(LISTENING);
         let address = address_in(&line);
         let descriptors_at_start = settled_descriptors(&process);
         Self {
@@ -145,7 +156,7 @@ impl Proxy {
     pub(crate) fn addresses(&self, count: usize) -> Vec<SocketAddr> {
         let all = || {
             let log = self.process.log();
-            let lines = log.iter().filter(|line| line.contains("listening on "));
+            let lines = log.iter().filter(|line| line.contains(LISTENING));
             let mut addresses: Vec<_> = lines.map(|line| address_in(line)).collect();
             addresses.sort();
             addresses.dedup();
@@ -193,7 +204,7 @@ impl Exit {
 /// The address after the words of a line that says where it listens.
 #[track_caller]
 pub(crate) fn address_in(line: &str) -> SocketAddr {
-    let after = line.split("listening on ").nth(1).unwrap_or_default();
+    let after = line.split(LISTENING).nth(1).unwrap_or_default();
     let word = after.split([' ', ',']).next().unwrap_or_default();
     word.parse()
         .unwrap_or_else(|_| panic!("no address in {line:?}"))
