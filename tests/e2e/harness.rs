@@ -153,11 +153,14 @@ fn an_origin_closes_resets_and_speaks_unasked() {
     let origin = Origin::start(|conversation| {
         if conversation.number == 0 {
             conversation.reset_on_close();
+            // A reset that comes too soon is an error of connecting.
+            conversation.pass_gate();
         } else {
             conversation.wait_until_closed();
         }
     });
     let mut reset = Client::connect(origin.address);
+    origin.open_gate();
     assert!(reset.wire().drain_until_closed());
     let mut idle = Client::connect(origin.address);
     eventually("the second conversation", || origin.open() == 1);
