@@ -185,7 +185,7 @@ fn each_request_without_a_backend_has_one_answer(engine: EngineChoice) {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
         let config = config(engine, nowhere, BufferOptions::default());
         let server = Server::start_with(config, Arc::new(PicksNone)).unwrap();
-        let stream = TcpStream::connect(server.addresses()[0]).unwrap();
+        let stream = TcpStream::connect(server.addresses()[0].internet().unwrap()).unwrap();
         let patience = Some(Duration::from_secs(20));
         stream.set_read_timeout(patience).unwrap();
         let mut answers = BufReader::new(&stream);
@@ -258,7 +258,7 @@ fn each_pick_has_one_end(engine: EngineChoice) {
         };
         let records = Arc::new(Records::default());
         let server = Server::start_with(config, records.clone()).unwrap();
-        let stream = TcpStream::connect(server.addresses()[0]).unwrap();
+        let stream = TcpStream::connect(server.addresses()[0].internet().unwrap()).unwrap();
         for _ in 0..6 {
             assert!(get(&stream).ends_with("hello"));
         }
