@@ -18,6 +18,7 @@ use super::response::{Answered, Progress, Reception};
 use super::session::{Client, Scratch};
 use crate::io::{Expired, Io, Parcel, Stopwatch};
 use crate::relay::{self, Half, RelayEnd, Stop};
+use crate::tcp;
 use crate::upstream::{Reuse, Tried, Upstream};
 
 /// What becomes of the client's connection.
@@ -99,7 +100,11 @@ impl<I: Io> Exchange<'_, I> {
             };
             let cause = match self.attempt(&mut upstream, after_5xx).await {
                 Ok(answered) => {
-                    self.account(upstream, &answered, clock);
+                    if answered.switches() {
+                        self.tunnel(upstream, clock.elapsed_us()).await;
+                    } else {
+                        self.account(upstream, &answered, clock);
+                    }
                     return Ok(answered);
                 }
                 Err(cause) => cause,
@@ -178,7 +183,8 @@ impl<I: Io> Exchange<'_, I> {
             progress,
             elsewhere,
         };
-        if I::SENDS_UNATTENDED && upload.is_done() {
+        // A send that is dropped would take the tunnel's own operations with it.
+        if I::SENDS_UNATTENDED && upload.is_done() && !request.plan.upgrade {
             progress.phase.set(Phase::Wait);
             return unattended(sending, &mut scratch.request, reception).await;
         }
@@ -211,6 +217,23 @@ impl<I: Io> Exchange<'_, I> {
         both(upload, reception.run(), progress).await
     }
 
+    /// Joins both connections once the backend has switched protocols.
+    async fn tunnel(&mut self, mut upstream: Box<Upstream<I>>, took_us: u64) {
+        let Client {
+            stream, deadline, ..
+        } = &mut *self.client;
+        let greeting = mem::take(&mut self.scratch.response);
+        let (gateway, upstream) = (self.gateway, &mut *upstream);
+        // Boxed, because every exchange has room for what is in its future.
+        let joined = Box::pin(tcp::join(
+            gateway, stream, upstream, greeting, deadline, took_us,
+        ));
+        let end = joined.await;
+        if !end.is_clean() {
+            debug!(client = ?self.client.peer, end = end.reason(), "a tunnel ended early");
+        }
+    }
+
     fn account(&self, upstream: Box<Upstream<I>>, answered: &Answered, clock: Stopwatch) {
         let gateway = self.gateway;
         let (backend, took_us) = (upstream.backend, clock.elapsed_us());
@@ -225,7 +248,9 @@ impl<I: Io> Exchange<'_, I> {
     }
 
     fn after(&self, answered: Answered) -> After {
-        if answered.keep_alive && !self.progress.uploading.get() {
+        if answered.switches() {
+            After::Close
+        } else if answered.keep_alive && !self.progress.uploading.get() {
             After::Keep
         } else {
             After::Linger

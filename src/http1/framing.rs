@@ -94,6 +94,9 @@ pub struct RequestPlan {
     pub expects_continue: bool,
     /// Whether `Connection` may name fields that are not to go on (RFC 9110 section 7.6.1).
     pub names_fields: bool,
+    /// Whether the client asks for another protocol behind the response (RFC 9110 section 7.8); it
+    /// sends no body then.
+    pub upgrade: bool,
 }
 
 /// Decides what a request means.
@@ -114,10 +117,7 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
                 target::check_host(field.value)?;
                 hosts += 1;
             }
-            // HTTP/2 in clear is an offer that may be passed over (RFC 9113 section 3.1).
-            Name::Upgrade => {
-                upgrade |= list(field.value).any(|to| !to.eq_ignore_ascii_case(b"h2c"))
-            }
+            Name::Upgrade => upgrade |= protocols(field.value).next().is_some(),
             // An expectation in HTTP/1.0 is ignored (RFC 9110 section 10.1.1).
             Name::Expect if head.version == Version::Http10 => {}
             Name::Expect => {
@@ -134,10 +134,12 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
         _ => return Err(BadHead::RepeatedHost),
     }
     // A bare Upgrade, or one in HTTP/1.0, asks for nothing (RFC 9110 section 7.8).
-    if http11 && upgrade && seen.upgrade {
+    let upgrade = http11 && upgrade && seen.upgrade;
+    let framing = seen.framing(head.version)?.unwrap_or(Framing::None);
+    // A body and what follows the switch could be taken for each other.
+    if upgrade && !framing.is_empty() {
         return Err(BadHead::Upgrade);
     }
-    let framing = seen.framing(head.version)?.unwrap_or(Framing::None);
     Ok(RequestPlan {
         method,
         version: head.version,
@@ -145,7 +147,14 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
         keep_alive: seen.keeps_alive(head.version),
         expects_continue: http11 && expects && !framing.is_empty(),
         names_fields: seen.names_fields,
+        upgrade,
     })
+}
+
+/// The protocols of an `Upgrade` field that mean something here. HTTP/2 in clear is an offer that
+/// may be passed over (RFC 9113 section 3.1).
+pub(super) fn protocols(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list(value).filter(|to| !to.is_empty() && !to.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// What a response means for the connection that it came on.
@@ -169,11 +178,45 @@ pub struct ResponsePlan {
 impl ResponsePlan {
     /// Whether another response to the same request follows (RFC 9110 section 15.2).
     pub fn is_interim(&self) -> bool {
-        self.status < 200
+        self.status < 200 && !self.switches()
+    }
+
+    /// Whether this is the last of HTTP on the connection (RFC 9110 section 15.2.2).
+    pub fn switches(&self) -> bool {
+        self.status == 101
     }
 }
 
-/// Decides what a response means that answers a request of this method.
+/// Decides what the response to `request` means.
+///
+/// # Errors
+/// The head is whole, yet must not be forwarded: see [`BadHead`].
+pub fn answer(head: &ResponseHead<'_, '_>, request: &RequestPlan) -> Result<ResponsePlan, BadHead> {
+    if head.status != 101 || !request.upgrade {
+        return response(head, request.method);
+    }
+    let (mut seen, mut names) = (Seen::default(), false);
+    for field in head.fields {
+        match Name::of(field.name) {
+            Name::Upgrade => names |= protocols(field.value).next().is_some(),
+            name => seen.note(name, field.value)?,
+        }
+    }
+    if head.version != Version::Http11 || !seen.upgrade || !names {
+        return Err(BadHead::SwitchingProtocols);
+    }
+    Ok(ResponsePlan {
+        status: head.status,
+        version: head.version,
+        framing: Framing::None,
+        keep_alive: false,
+        length_field: None,
+        names_fields: seen.names_fields,
+    })
+}
+
+/// Decides what a response means that answers a request of this method, which asked for no other
+/// protocol.
 ///
 /// # Errors
 /// The head is whole, yet must not be forwarded: see [`BadHead`].

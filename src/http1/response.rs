@@ -45,6 +45,11 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    /// Whether what follows on both connections is no HTTP any more.
+    pub(super) fn switches(&self) -> bool {
+        self.status == 101
+    }
+
     /// Whether a backend that answered before it had the whole request goes on reading it. One
     /// that refused does not, and what one that closes would read is lost anyway.
     pub(super) fn wants_rest(&self) -> bool {
@@ -69,6 +74,14 @@ impl<I: Io> Reception<'_, I> {
     /// Brings the response to the client.
     pub(super) async fn run(mut self) -> Result<Answered, Cause> {
         let (plan, delivery) = self.final_head().await?;
+        if plan.switches() {
+            // Its head waits in the parcel: it goes first through the tunnel.
+            return Ok(Answered {
+                status: plan.status,
+                keep_alive: false,
+                reusable: false,
+            });
+        }
         if plan.status >= 500 && self.elsewhere.is_some_and(|elsewhere| elsewhere()) {
             self.parcel.clear();
             return Err(Cause::Repeated(plan.status));
@@ -148,13 +161,15 @@ impl<I: Io> Reception<'_, I> {
         let mut store = field_store();
         let bytes = &self.upstream.inbox.bytes()[span.start..span.end];
         let head = ResponseHead::parse(bytes, &mut store).map_err(Cause::BadResponse)?;
-        let plan = framing::response(&head, self.plan.method).map_err(Cause::BadResponse)?;
+        let plan = framing::answer(&head, &self.plan).map_err(Cause::BadResponse)?;
         // A refusal that did not wait for the body will not read the rest of it, and what is left
         // of the body cannot be told from the next request.
         let unread = self.progress.uploading.get() && (plan.status >= 400 || !plan.keep_alive);
         let closing = unread || self.gateway.is_draining();
         let delivery = framing::deliver(&plan, &self.plan, closing);
-        if !plan.is_interim() {
+        if plan.switches() {
+            rewrite::switching(&head, &plan, &mut self.parcel.lead);
+        } else if !plan.is_interim() {
             rewrite::response(&head, &plan, delivery, &self.plan, &mut self.parcel.lead);
         } else if self.plan.version == Version::Http11 {
             rewrite::interim(&head, &plan, &mut self.parcel.lead);

@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 use httparse::Header;
 
 use super::field::{Name, list, push, push_length, push_persistence};
-use super::framing::{Delivery, Framing, Method, RequestPlan, ResponsePlan, Target};
+use super::framing::{Delivery, Framing, Method, RequestPlan, ResponsePlan, Target, protocols};
 use super::head::{RequestHead, ResponseHead};
 
 #[cfg(test)]
@@ -49,6 +49,9 @@ pub fn request(
         out.extend_from_slice(b"Expect: 100-continue\r\n");
     }
     framing(plan.framing, out);
+    if plan.upgrade {
+        upgrade(head.fields, out);
+    }
     if let Some(peer) = forward.peer {
         forwarded_for(head.fields, forward.trusted, peer, out);
     }
@@ -84,6 +87,29 @@ pub fn response(
 pub fn interim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, out: &mut Vec<u8>) {
     status_line(head, out);
     response_fields(head.fields, plan, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the head of the response that switches protocols.
+pub fn switching(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, out: &mut Vec<u8>) {
+    status_line(head, out);
+    response_fields(head.fields, plan, out);
+    upgrade(head.fields, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the two fields of an upgrade (RFC 9110 section 7.8), with the protocols of `fields`.
+fn upgrade(fields: &[Header<'_>], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+    let named = fields
+        .iter()
+        .filter(|field| Name::of(field.name) == Name::Upgrade);
+    for (place, to) in named.flat_map(|field| protocols(field.value)).enumerate() {
+        if place > 0 {
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(to);
+    }
     out.extend_from_slice(b"\r\n");
 }
 

@@ -42,9 +42,10 @@ pub struct Totals {
 /// What all workers saw of one backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendTotals {
-    /// Requests written to it.
+    /// Requests written to it; in TCP mode, connections of clients joined to it.
     pub requests: u64,
-    /// Requests that it answered with a 5xx, or not with a whole response.
+    /// Requests that it answered with a 5xx, or not with a whole response; connections that it
+    /// reset.
     pub failures: u64,
     /// Connections established.
     pub connects: u64,
@@ -54,7 +55,8 @@ pub struct BackendTotals {
     pub reused: u64,
     /// Pooled connections that were found dead and replaced.
     pub replaced: u64,
-    /// Microseconds from the pick to the end of the response, summed over its requests.
+    /// Microseconds from the pick to the end of the response, summed over its requests; to the
+    /// connection where that is a TCP session, to the switch where it is a tunnel.
     pub latency_us: u64,
 }
 

@@ -1,5 +1,6 @@
-//! TCP from clients to backends (`--mode tcp`): connections, whatever they carry.
+//! TCP from clients to backends: connections, whatever they carry (`--mode tcp`), and what becomes
+//! of an HTTP connection that switches protocols.
 
 mod session;
 
-pub(crate) use session::open;
+pub(crate) use session::{join, open};

@@ -23,10 +23,15 @@ pub(crate) fn open<I: Io, G>(
     let mut client = Stream::new(gateway.io.clone(), socket);
     // A block and not an `async fn`, whose future would have room for its arguments twice.
     async move {
-        let deadline = gateway.wheel.deadline();
+        let (deadline, clock) = (gateway.wheel.deadline(), Stopwatch::start());
         match connect(&gateway, &deadline).await {
             Ok(mut upstream) => {
-                let end = join(&gateway, &mut client, &mut upstream, &deadline).await;
+                let counters = &gateway.counters.backends[upstream.backend.index()];
+                counters.requests.add(1);
+                let (greeting, took_us) = (Parcel::default(), clock.elapsed_us());
+                let (client, upstream) = (&mut client, &mut *upstream);
+                let joined = join(&gateway, client, upstream, greeting, &deadline, took_us);
+                let end = joined.await;
                 if !end.is_clean() {
                     debug!(?peer, end = end.reason(), "a connection ended early");
                 }
@@ -56,34 +61,32 @@ async fn connect<I: Io>(
     dialling.await
 }
 
-/// Relays both ways to the end, and accounts for it.
-async fn join<I: Io>(
+/// Relays both ways to the end, `greeting` first, and accounts for it. `took_us` is how long the
+/// backend took to be there.
+pub(crate) async fn join<I: Io>(
     gateway: &Gateway<I>,
     client: &mut Stream<I>,
     upstream: &mut Upstream<I>,
+    greeting: Parcel,
     deadline: &Deadline,
+    took_us: u64,
 ) -> FlowEnd {
-    let clock = Stopwatch::start();
     let backend = upstream.backend;
-    let counters = &gateway.counters.backends[backend.index()];
-    counters.requests.add(1);
     let flow = Flow {
         client,
         backend: &mut upstream.stream,
-        greeting: Parcel::default(),
+        greeting,
         deadline,
         wheel: &gateway.wheel,
         options: &gateway.options.flow,
     };
     let end = flow.run(|| gateway.is_draining()).await;
-    match end {
-        FlowEnd::BackendLost => gateway.backends.failed(backend, Some(Fault::Broken)),
-        _ if end.is_clean() => {
-            let took_us = clock.elapsed_us();
-            counters.latency_us.add(took_us);
-            gateway.backends.served(backend, took_us);
-        }
-        _ => gateway.backends.failed(backend, None),
+    let counters = &gateway.counters.backends[backend.index()];
+    counters.latency_us.add(took_us);
+    if end == FlowEnd::BackendLost {
+        gateway.backends.failed(backend, Some(Fault::Broken));
+    } else {
+        gateway.backends.served(backend, took_us);
     }
     end
 }

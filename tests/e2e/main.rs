@@ -42,5 +42,6 @@ mod round_robin;
 mod strict;
 mod tcp;
 mod unix;
+mod upgrade;
 mod upstream;
 mod upstream_faults;

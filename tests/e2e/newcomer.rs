@@ -249,7 +249,11 @@ fn mistakes_are_named() {
             &["127.0.0.1:9494", "twice"],
         ),
         (&["--io", "kqueue"], &["kqueue"]),
-        (&["--mode", "udp"], &["udp"]),
+        (&["--mode", "udp"], &["udp", "tcp"]),
+        (
+            &["--mode", "tcp", "--backends", "127.0.0.2"],
+            &["127.0.0.2", "port"],
+        ),
         (&["--health-path", "health"], &["health", "/"]),
         (&["--retry-on", "4xx"], &["4xx"]),
         (&["--balance", "maglev"], &["maglev", "yet"]),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use crate::support::{
-    Checker, Conversation, Engine, Origin, PATIENCE, Pattern, Proxy, eventually, now, pause,
-    refusing_address,
+    Checker, Conversation, Engine, Origin, PATIENCE, Pattern, Proxy, eventually, expect_reset, now,
+    pause, read_to_end, refusing_address, reset,
 };
 
 on_both_engines! {
@@ -427,45 +427,8 @@ fn send_pattern(client: &TcpStream, length: u64) -> thread::JoinHandle<()> {
     })
 }
 
-/// Hands everything to `sink` until a clean end. A reset ends it too where nobody minds, which is
-/// in threads of an origin that is going away.
-#[track_caller]
-fn read_to_end(stream: &mut TcpStream, mut sink: impl FnMut(&[u8])) {
-    let mut piece = vec![0; 256 * 1024];
-    loop {
-        match stream.read(&mut piece) {
-            Ok(0) => return,
-            Ok(count) => sink(&piece[..count]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => panic!("no clean end: {error}"),
-        }
-    }
-}
-
-#[track_caller]
-fn expect_reset(stream: &mut TcpStream) {
-    let mut piece = [0; 4096];
-    loop {
-        match stream.read(&mut piece) {
-            Ok(0) => panic!("a clean end instead of a reset"),
-            Ok(_) => {}
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-                return;
-            }
-        }
-    }
-}
-
 /// Whether the socket has been told of a reset.
 fn is_reset(stream: &TcpStream) -> bool {
     let error = SockRef::from(stream).take_error();
     error.is_ok_and(|error| error.is_some_and(|error| error.kind() == ErrorKind::ConnectionReset))
-}
-
-fn reset(stream: TcpStream) {
-    SockRef::from(&stream)
-        .set_linger(Some(Duration::ZERO))
-        .expect("the socket is open");
-    drop(stream);
 }

@@ -53,11 +53,12 @@ pub enum BadHead {
     TransferEncodingIn10,
     /// An `Expect` other than `100-continue`.
     BadExpectation,
-    /// The client asks for another protocol.
+    /// The client asks for another protocol, and has a body before it.
     Upgrade,
     /// The method `CONNECT`.
     Connect,
-    /// The backend answers 101 to a request that asked for no other protocol.
+    /// The backend answers 101 to a request that asked for no other protocol, or does not say for
+    /// which.
     SwitchingProtocols,
 }
 

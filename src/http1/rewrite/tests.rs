@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
-use super::{Forward, interim, request, response};
+use super::{Forward, interim, request, response, switching};
 use crate::http1::field::Name;
 use crate::http1::framing::{self, Method, RequestPlan, deliver};
 use crate::http1::head::{RequestHead, ResponseHead, Scan, field_store};
@@ -68,6 +68,30 @@ fn what_concerns_one_connection_stays_on_it() {
         Content-Length: 7\r\nX-Forwarded-For: 192.0.2.10\r\nX-Forwarded-Proto: http\r\n\
         X-Forwarded-Host: a\r\n\r\n";
     assert_eq!(forwarded(text, &STRANGER), expected);
+}
+
+#[test]
+fn the_fields_of_an_upgrade_are_written_anew() {
+    let text = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade, X-Mine\r\nX-Mine: 1\r\n\
+        upgrade: h2c, websocket\r\nSec-WebSocket-Key: k\r\nUpgrade: x/1\r\n\r\n";
+    let expected = "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: k\r\n\
+        Connection: Upgrade\r\nUpgrade: websocket, x/1\r\nX-Forwarded-For: 192.0.2.10\r\n\
+        X-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\r\n";
+    assert_eq!(forwarded(text, &STRANGER), expected);
+
+    let mut store = field_store();
+    let asked = RequestHead::parse(text.as_bytes(), &mut store).unwrap();
+    let asked = framing::request(&asked).unwrap();
+    let text = "HTTP/1.1 101 Switching\r\nConnection: X-Mine, upgrade\r\nX-Mine: 1\r\n\
+        Upgrade: websocket\r\nContent-Length: 3\r\nSec-WebSocket-Accept: a\r\n\r\n";
+    let mut store = field_store();
+    let head = ResponseHead::parse(text.as_bytes(), &mut store).unwrap();
+    let plan = framing::answer(&head, &asked).unwrap();
+    let mut out = Vec::new();
+    switching(&head, &plan, &mut out);
+    let expected = "HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: a\r\n\
+        Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod origin;
 mod pattern;
 mod process;
 mod proxy;
+mod raw;
 mod wire;
 
 pub(crate) use client::{Client, get};
@@ -28,4 +29,5 @@ pub(crate) use origin::{
 pub(crate) use pattern::{Checker, Pattern};
 pub(crate) use process::{Ended, Process};
 pub(crate) use proxy::{Proxy, address_in};
+pub(crate) use raw::{expect_reset, read_to_end, reset};
 pub(crate) use wire::{Broken, Wire};
