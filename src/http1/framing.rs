@@ -6,6 +6,8 @@
 
 use self::seen::Seen;
 pub(super) use self::target::Target;
+pub use self::upgrade::answer;
+pub(super) use self::upgrade::protocols;
 use super::field::{Name, list};
 use super::head::{BadHead, RequestHead, ResponseHead, Version};
 
@@ -13,6 +15,7 @@ mod seen;
 mod target;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 /// How a body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,12 +154,6 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
     })
 }
 
-/// The protocols of an `Upgrade` field that mean something here. HTTP/2 in clear is an offer that
-/// may be passed over (RFC 9113 section 3.1).
-pub(super) fn protocols(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    list(value).filter(|to| !to.is_empty() && !to.eq_ignore_ascii_case(b"h2c"))
-}
-
 /// What a response means for the connection that it came on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponsePlan {
@@ -185,34 +182,6 @@ impl ResponsePlan {
     pub fn switches(&self) -> bool {
         self.status == 101
     }
-}
-
-/// Decides what the response to `request` means.
-///
-/// # Errors
-/// The head is whole, yet must not be forwarded: see [`BadHead`].
-pub fn answer(head: &ResponseHead<'_, '_>, request: &RequestPlan) -> Result<ResponsePlan, BadHead> {
-    if head.status != 101 || !request.upgrade {
-        return response(head, request.method);
-    }
-    let (mut seen, mut names) = (Seen::default(), false);
-    for field in head.fields {
-        match Name::of(field.name) {
-            Name::Upgrade => names |= protocols(field.value).next().is_some(),
-            name => seen.note(name, field.value)?,
-        }
-    }
-    if head.version != Version::Http11 || !seen.upgrade || !names {
-        return Err(BadHead::SwitchingProtocols);
-    }
-    Ok(ResponsePlan {
-        status: head.status,
-        version: head.version,
-        framing: Framing::None,
-        keep_alive: false,
-        length_field: None,
-        names_fields: seen.names_fields,
-    })
 }
 
 /// Decides what a response means that answers a request of this method, which asked for no other

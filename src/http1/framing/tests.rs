@@ -1,8 +1,6 @@
 //! What heads mean, by table.
 
-use super::{
-    Delivery, Framing, Method, RequestPlan, ResponsePlan, answer, deliver, request, response,
-};
+use super::{Delivery, Framing, Method, RequestPlan, ResponsePlan, deliver, request, response};
 use crate::http1::head::{BadHead, RequestHead, ResponseHead, Version, field_store};
 use crate::limits::CONNECTION_BYTES_MAX;
 
@@ -206,74 +204,6 @@ fn a_connection_is_kept_by_version_and_option() {
     assert!(plan_post("HTTP/1.1", &[&long]).is_ok());
     let twice = plan_post("HTTP/1.1", &[&long, "Connection: a"]);
     assert_eq!(twice, Err(BadHead::ConnectionTooLong));
-}
-
-#[test]
-fn an_upgrade_is_asked_for_by_two_fields_and_without_a_body() {
-    const ASKS: [&str; 2] = ["Connection: Upgrade", "Upgrade: websocket"];
-    let with = |line: &'static str| [ASKS[0], ASKS[1], line];
-    let table: [(&str, &[&str], Result<bool, BadHead>); 9] = [
-        ("HTTP/1.1", &ASKS, Ok(true)),
-        (
-            "HTTP/1.1",
-            &["Connection: upgrade", "Upgrade: h2c, x/1"],
-            Ok(true),
-        ),
-        ("HTTP/1.1", &with("Content-Length: 0"), Ok(true)),
-        (
-            "HTTP/1.1",
-            &with("Content-Length: 1"),
-            Err(BadHead::Upgrade),
-        ),
-        (
-            "HTTP/1.1",
-            &with("Transfer-Encoding: chunked"),
-            Err(BadHead::Upgrade),
-        ),
-        ("HTTP/1.0", &ASKS, Ok(false)),
-        ("HTTP/1.1", &ASKS[1..], Ok(false)),
-        ("HTTP/1.1", &ASKS[..1], Ok(false)),
-        // An offer, not a demand.
-        (
-            "HTTP/1.1",
-            &["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"],
-            Ok(false),
-        ),
-    ];
-    for (version, lines, asked) in table {
-        let planned = plan_post(version, lines).map(|plan| plan.upgrade);
-        assert_eq!(planned, asked, "{version} {lines:?}");
-    }
-}
-
-#[test]
-fn a_switch_of_protocols_is_asked_for_and_names_the_protocol() {
-    const SWITCH: &str = "HTTP/1.1 101 Switching Protocols";
-    const SAYS: [&str; 2] = ["Connection: Upgrade", "Upgrade: websocket"];
-    let asks = plan_post("HTTP/1.1", &SAYS).unwrap();
-    let asks_not = plan_post("HTTP/1.1", &[]).unwrap();
-    let table: [(&RequestPlan, &str, &[&str], bool); 6] = [
-        (&asks, SWITCH, &SAYS, true),
-        (&asks_not, SWITCH, &SAYS, false),
-        (&asks, SWITCH, &SAYS[..1], false),
-        (&asks, SWITCH, &SAYS[1..], false),
-        (
-            &asks,
-            SWITCH,
-            &["Connection: Upgrade", "Upgrade: h2c"],
-            false,
-        ),
-        (&asks, "HTTP/1.0 101 Switching Protocols", &SAYS, false),
-    ];
-    for (request, line, lines, good) in table {
-        let text = format!("{line}\r\n{}\r\n", fields(lines));
-        let mut store = field_store();
-        let head = ResponseHead::parse(text.as_bytes(), &mut store).expect("a well-formed head");
-        match answer(&head, request) {
-            Ok(plan) => assert!(good && plan.switches() && !plan.is_interim(), "{lines:?}"),
-            Err(bad) => assert!(!good && bad == BadHead::SwitchingProtocols, "{lines:?}"),
-        }
-    }
 }
 
 #[test]

@@ -72,8 +72,8 @@ fn what_concerns_one_connection_stays_on_it() {
 
 #[test]
 fn the_fields_of_an_upgrade_are_written_anew() {
-    let text = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade, X-Mine\r\nX-Mine: 1\r\n\
-        upgrade: h2c, websocket\r\nSec-WebSocket-Key: k\r\nUpgrade: x/1\r\n\r\n";
+    let text = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade, X-Mine\r\n\
+        X-Mine: 1\r\nupgrade: h2c, websocket\r\nSec-WebSocket-Key: k\r\nUpgrade: x/1\r\n\r\n";
     let expected = "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: k\r\n\
         Connection: Upgrade\r\nUpgrade: websocket, x/1\r\nX-Forwarded-For: 192.0.2.10\r\n\
         X-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\r\n";
