@@ -9,6 +9,7 @@
 mod operations;
 mod pressure;
 mod server;
+mod splice;
 
 use std::env;
 use std::fs;

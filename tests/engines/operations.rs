@@ -28,7 +28,10 @@ on_both_engines!(
 );
 
 /// Runs `main` on the engine and demands that nothing is left under way, held or open.
-fn run<I: Io, F: Future<Output = ()>>(buffers: BufferOptions, main: impl FnOnce(I) -> F) {
+pub(crate) fn run<I: Io, F: Future<Output = ()>>(
+    buffers: BufferOptions,
+    main: impl FnOnce(I) -> F,
+) {
     leaves_nothing_open(|| {
         let ((), left) = I::run(buffers, main).unwrap();
         assert!(!left.is_out(), "{left:?}");
@@ -36,7 +39,7 @@ fn run<I: Io, F: Future<Output = ()>>(buffers: BufferOptions, main: impl FnOnce(
 }
 
 /// Both ends of a connection over loopback.
-async fn pair<I: Io>(io: &I) -> (I::Socket, I::Socket) {
+pub(crate) async fn pair<I: Io>(io: &I) -> (I::Socket, I::Socket) {
     let (listener, address) = listener(io);
     let (ours, theirs) = tokio::join!(io.connect(&address), io.accept(&listener));
     (ours.unwrap(), theirs.unwrap().0)
@@ -48,20 +51,20 @@ fn listener<I: Io>(io: &I) -> (I::Listener, Address) {
     (io.listener(socket).unwrap(), address.into())
 }
 
-fn parcel(bytes: &[u8]) -> Parcel {
+pub(crate) fn parcel(bytes: &[u8]) -> Parcel {
     let mut parcel = Parcel::default();
     parcel.lead.extend_from_slice(bytes);
     parcel
 }
 
 /// Polls once, so that the operation is under way, and demands that it has not ended.
-async fn begin<F: Future + Unpin>(future: &mut F) {
+pub(crate) async fn begin<F: Future + Unpin>(future: &mut F) {
     let ended = poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_ready())).await;
     assert!(!ended, "there is nothing to end it");
 }
 
 /// Lets the engine turn until `happens`.
-async fn until<I: Io>(io: &I, mut happens: impl FnMut() -> bool) {
+pub(crate) async fn until<I: Io>(io: &I, mut happens: impl FnMut() -> bool) {
     let clock = Stopwatch::start();
     while !happens() {
         assert!(clock.elapsed_ms() < PATIENCE_MS, "{:?}", io.usage());
