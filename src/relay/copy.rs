@@ -262,6 +262,10 @@ pub(super) async fn relay_at<I: Io>(
         }
         half.load(&mut from.inbox, parcel)?;
         if parcel.is_empty() && !half.is_done() {
+            if pace.traffic.is_some() {
+                // A flow may be idle for hours, and keeps no memory meanwhile.
+                *parcel = Parcel::default();
+            }
             advance(half, from, to, pace).await?;
         }
     }
@@ -275,8 +279,8 @@ async fn advance<I: Io>(
     pace: Pace<'_>,
 ) -> Result<(), RelayEnd> {
     if let Some(most) = half.spliceable().filter(|_| from.is_at_rest()) {
-        match splice(from, to, most, pace).await? {
-            Batch::Moved(bytes) => half.spliced(bytes),
+        match splice(|bytes| half.spliced(bytes), from, to, most, pace).await? {
+            Batch::Moved => {}
             Batch::End => half.close()?,
             Batch::NoPipe => half.bulk = false,
         }

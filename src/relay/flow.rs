@@ -280,3 +280,122 @@ impl<'a, P: Fn() -> u64> Vigil<'a, P> {
         self.deadline.set_interruptible(look);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::flow::FlowEnd::{BackendLost, ClientLost, Cut, Finished};
+
+    type End = Option<Result<(), RelayEnd>>;
+
+    const OPTIONS: FlowOptions = FlowOptions {
+        idle_timeout: Some(Duration::from_secs(600)),
+        half_closed_timeout: Duration::from_secs(30),
+        drain_idle: Duration::from_secs(2),
+    };
+    const DONE: End = Some(Ok(()));
+    const SOURCE: End = Some(Err(RelayEnd::SourceLost));
+    const SINK: End = Some(Err(RelayEnd::SinkLost));
+    const STALLED: End = Some(Err(RelayEnd::SinkStalled));
+
+    /// What a flow says of itself whose directions ended like this.
+    fn with_ends<T>(
+        options: FlowOptions,
+        (up, down): (End, End),
+        say: impl FnOnce(&dyn Fn() -> Option<FlowEnd>, &dyn Fn(bool) -> Option<Duration>) -> T,
+    ) -> T {
+        let mut upload = pin!(pending());
+        let mut download = pin!(pending());
+        let traffic = Traffic::default();
+        let directions = Directions {
+            upload: Direction {
+                future: upload.as_mut(),
+                end: up,
+            },
+            download: Direction {
+                future: download.as_mut(),
+                end: down,
+            },
+            traffic: &traffic,
+            options: &options,
+        };
+        say(&|| directions.end(), &|draining| directions.limit(draining))
+    }
+
+    #[test]
+    fn a_close_waits_for_the_other_side_and_a_reset_for_nobody() {
+        let table = [
+            (None, None, None),
+            (DONE, None, None),
+            (None, DONE, None),
+            (SINK, None, None),
+            (None, SINK, None),
+            (DONE, DONE, Some(Finished)),
+            (SOURCE, None, Some(ClientLost)),
+            (SOURCE, DONE, Some(ClientLost)),
+            (None, SOURCE, Some(BackendLost)),
+            (DONE, SOURCE, Some(BackendLost)),
+            (SINK, DONE, Some(BackendLost)),
+            (DONE, SINK, Some(ClientLost)),
+            (STALLED, None, Some(Cut)),
+            (None, STALLED, Some(Cut)),
+        ];
+        for (up, down, end) in table {
+            let said = with_ends(OPTIONS, (up, down), |end, _| end());
+            assert_eq!(said, end, "{up:?}, {down:?}");
+        }
+    }
+
+    #[test]
+    fn the_shortest_limit_that_holds_counts() {
+        let endless = FlowOptions {
+            idle_timeout: None,
+            ..OPTIONS
+        };
+        let table = [
+            (OPTIONS, None, false, Some(600)),
+            (OPTIONS, DONE, false, Some(30)),
+            (OPTIONS, SINK, false, Some(30)),
+            (OPTIONS, None, true, Some(2)),
+            (OPTIONS, DONE, true, Some(2)),
+            (endless, None, false, None),
+            (endless, DONE, false, Some(30)),
+        ];
+        for (options, down, draining, seconds) in table {
+            let limit = with_ends(options, (None, down), |_, limit| limit(draining));
+            assert_eq!(
+                limit,
+                seconds.map(Duration::from_secs),
+                "{down:?} {draining}"
+            );
+        }
+    }
+
+    #[test]
+    fn standing_still_is_found_out_and_moving_is_not_forgotten() {
+        let wheel = Wheel::default();
+        let (deadline, moved) = (wheel.deadline(), std::cell::Cell::new(0));
+        let mut vigil = Vigil::new(&deadline, || moved.get());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let limit = Some(Duration::from_secs(4));
+        let mut now_ms = 0;
+        let mut passes = |ms: u64, vigil: &mut Vigil<'_, _>, limit| {
+            let mut over = vigil.poll(&mut cx, limit).is_ready();
+            for _ in 0..ms / limits::TICK_MS {
+                now_ms += limits::TICK_MS;
+                wheel.advance(now_ms);
+                over |= vigil.poll(&mut cx, limit).is_ready();
+            }
+            over
+        };
+        assert!(!passes(3_900, &mut vigil, limit));
+        moved.set(1);
+        assert!(!passes(3_900, &mut vigil, limit));
+        // A shorter limit counts from when it came.
+        assert!(!passes(900, &mut vigil, Some(Duration::from_secs(1))));
+        assert!(passes(1_000, &mut vigil, Some(Duration::from_secs(1))));
+        assert!(!passes(100_000, &mut vigil, None));
+        wheel.cut();
+        assert!(passes(0, &mut vigil, None));
+    }
+}

@@ -11,8 +11,8 @@ use crate::limits;
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Batch {
-    /// So many bytes; the sink has taken them.
-    Moved(usize),
+    /// Bytes came, and the sink has taken them.
+    Moved,
     /// The source has ended.
     End,
     /// There is no pipe to be had.
@@ -20,7 +20,10 @@ pub(super) enum Batch {
 }
 
 /// Waits until something has come and moves it, at most `most` bytes. The stream must be at rest.
+/// `took` is told what is taken from the source before the sink has it: those bytes cannot be had
+/// again, whatever becomes of them.
 pub(super) async fn splice<I: Io>(
+    took: impl FnOnce(usize),
     from: &mut Stream<I>,
     to: &I::Socket,
     most: u64,
@@ -37,9 +40,10 @@ pub(super) async fn splice<I: Io>(
         match from.io.splice_in(&from.socket, &mut pipe, most) {
             Ok(Some(0)) => return Ok(Batch::End),
             Ok(Some(moved)) => {
+                took(moved);
                 pace.came(moved);
                 empty(&from.io, pipe, to, pace).await.map_err(sink_end)?;
-                return Ok(Batch::Moved(moved));
+                return Ok(Batch::Moved);
             }
             // Ready, and then nothing there: it happens.
             Ok(None) => {}

@@ -90,3 +90,27 @@ pub(crate) async fn join<I: Io>(
     }
     end
 }
+
+#[cfg(test)]
+mod tests {
+    use super::open;
+    use crate::io::{Epoll, Uring};
+    use crate::listener::Guest;
+
+    /// Most bytes of a session's future, which every idle connection has.
+    const SESSION_BYTES_MAX: usize = 3 * 1024;
+
+    fn output_size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_session_is_small() {
+        for (engine, size) in [
+            ("io_uring", output_size(open::<Uring, Guest>)),
+            ("epoll", output_size(open::<Epoll, Guest>)),
+        ] {
+            assert!(size <= SESSION_BYTES_MAX, "{engine}: {size} bytes");
+        }
+    }
+}
