@@ -142,7 +142,7 @@ pub trait Io: Clone + 'static {
     /// is the end of the stream, `None` that nothing has come. Does not wait.
     ///
     /// # Errors
-    /// Those of splice(2). Where [`Io::pipe`] has none any more after one, no byte was moved and
+    /// Those of splice(2); `Unsupported` where the call is refused here: no byte was moved, and
     /// bytes are to be copied.
     fn splice_in(
         &self,

@@ -35,17 +35,15 @@ impl Pipe {
     }
 
     /// Moves what has come to `socket` into the empty pipe, at most `most` bytes; 0 is the end of
-    /// the stream, `WouldBlock` means that nothing has come.
+    /// the stream, `WouldBlock` means that nothing has come, `Unsupported` that the call is refused
+    /// here and nothing was moved.
     pub(super) fn fill(&mut self, socket: &impl AsRawFd, most: usize) -> io::Result<usize> {
         // A pipe is full by slots and not by bytes: only of an empty one is it known that it is
         // not the pipe that takes nothing.
         debug_assert_eq!(self.held, 0, "a pipe is emptied before it is filled again");
         let ends = self.ends.as_ref().expect("present until the drop");
         let moved = sys::splice(socket, &ends.write, most.min(ends.bytes));
-        if let Err(error) = &moved {
-            self.home.note_refusal(error);
-        }
-        self.held = moved?;
+        self.held = moved.map_err(|error| self.home.note_refusal(error))?;
         Ok(self.held)
     }
 
@@ -127,10 +125,12 @@ impl Pipes {
     }
 
     /// A sandbox may forbid the call, and some sockets do not know it.
-    fn note_refusal(&self, error: &io::Error) {
-        if sys::is_splice_refusal(error) {
-            self.useless.set(true);
+    fn note_refusal(&self, error: io::Error) -> io::Error {
+        if !sys::is_splice_refusal(&error) {
+            return error;
         }
+        self.useless.set(true);
+        io::ErrorKind::Unsupported.into()
     }
 }
 
@@ -182,9 +182,14 @@ mod tests {
     fn where_splice_is_refused_no_pipe_is_lent_any_more() {
         let pipes = Rc::<Pipes>::default();
         let pipe = pipes.lend().unwrap();
-        pipes.note_refusal(&io::Error::from_raw_os_error(libc::EAGAIN));
+        let kind = |errno| {
+            pipes
+                .note_refusal(io::Error::from_raw_os_error(errno))
+                .kind()
+        };
+        assert_eq!(kind(libc::ECONNRESET), io::ErrorKind::ConnectionReset);
         assert!(pipes.lend().is_some());
-        pipes.note_refusal(&io::Error::from_raw_os_error(libc::ENOSYS));
+        assert_eq!(kind(libc::EPERM), io::ErrorKind::Unsupported);
         drop(pipe);
         assert!(pipes.lend().is_none());
     }

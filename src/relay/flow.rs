@@ -167,11 +167,13 @@ where
         is_draining: impl Fn() -> bool,
     ) -> FlowEnd {
         poll_fn(|cx| {
-            // A close is passed on, unless what came the other way is lost: then there is a reset.
-            if self.upload.poll(cx) && !is_lost(self.download.end) {
+            // A close is passed on, unless the other direction is lost: then there is a reset. The
+            // kernel tells of one once, so a send may have heard of it and a receive finds an end.
+            let (sent_all, answered_all) = (self.upload.poll(cx), self.download.poll(cx));
+            if sent_all && !is_lost(self.download.end) {
                 io.half_close(uplink);
             }
-            if self.download.poll(cx) && !is_lost(self.upload.end) {
+            if answered_all && !is_lost(self.upload.end) {
                 io.half_close(downlink);
             }
             if let Some(end) = self.end() {

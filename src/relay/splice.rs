@@ -3,6 +3,8 @@
 //! The pipe is on loan from the moment that bytes are there until the last of them is sent, so a
 //! flow that waits for bytes holds none, and the pipe is empty whenever it is filled.
 
+use std::io::ErrorKind;
+
 use super::copy::{Pace, RelayEnd, see_through, sink_end, source_end};
 use super::stream::{Stop, Stream};
 use crate::io::{Io, Pipe};
@@ -47,8 +49,9 @@ pub(super) async fn splice<I: Io>(
             }
             // Ready, and then nothing there: it happens.
             Ok(None) => {}
-            // The call is forbidden here, which is no fault of the source.
-            Err(_) if from.io.pipe().is_none() => return Ok(Batch::NoPipe),
+            // The call is forbidden here, which is no fault of the source. Not so any other error:
+            // the kernel tells of a reset once, and a receive would find a clean end.
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(Batch::NoPipe),
             Err(_) => return Err(RelayEnd::SourceLost),
         }
     }
