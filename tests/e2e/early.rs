@@ -4,7 +4,9 @@ use std::io::Write;
 use std::sync::mpsc;
 use std::thread;
 
-use crate::support::{Checker, Client, Engine, Origin, PATIENCE, Pattern, Proxy, answer, ok};
+use crate::support::{
+    Checker, Client, Engine, Framing, Origin, PATIENCE, Pattern, Proxy, answer, eventually, ok,
+};
 
 on_both_engines! {
     continue_comes_from_the_backend,
@@ -12,6 +14,7 @@ on_both_engines! {
     interim_responses_come_in_order,
     http10_clients_get_no_interim_responses,
     an_early_final_response_ends_an_upload,
+    an_early_final_response_ends_an_upload_that_pauses,
     a_response_may_begin_before_the_request_ends,
     an_early_acceptance_lets_the_upload_go_on,
 }
@@ -142,6 +145,42 @@ fn an_early_final_response_ends_an_upload(engine: Engine) {
     upload
         .join()
         .expect("the writer ends once the proxy has closed");
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// The client has sent what it has so far, in bulk, when the answer comes; what it sends before it
+/// has seen the answer must not cost it the answer.
+fn an_early_final_response_ends_an_upload_that_pauses(engine: Engine) {
+    const LENGTH: u64 = 64 * 1024 * 1024;
+    const SENT: u64 = 2 * 1024 * 1024;
+    let origin = Origin::start(|conversation| {
+        if conversation.head().is_some() {
+            let mut checker = Checker::new();
+            let sent = conversation
+                .wire()
+                .body(Framing::Length(SENT), |piece| checker.take(piece));
+            sent.expect("the proxy passes on what it has");
+            conversation.send(answer("403 Forbidden", &["Connection: close"], b"no"));
+            conversation.pass_gate();
+        }
+    });
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.send(format!(
+        "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"
+    ));
+    Pattern::new()
+        .pieces(SENT)
+        .for_each(|piece| client.send(piece));
+    eventually("the answer to be there", || client.wire().has_input());
+    for _ in 0..8 {
+        client.send([0; 64 * 1024]);
+    }
+    assert_eq!(client.response().expect_status(403).text(), "no");
+    client.half_close();
+    client.expect_close();
+    origin.open_gate();
     drop((client, origin));
     proxy.finish();
 }
