@@ -58,7 +58,7 @@ fn connections_are_counted_and_each_pick_ends_once(engine: EngineChoice) {
         let balancer = Arc::new(Counting::default());
         let server = Server::start_with(config, balancer.clone()).unwrap();
         for _ in 0..CLIENTS {
-            let client = TcpStream::connect(server.addresses()[0]).unwrap();
+            let client = TcpStream::connect(server.addresses()[0].internet().unwrap()).unwrap();
             assert!(get(&client).ends_with("hello"));
             client.shutdown(Shutdown::Both).unwrap();
         }
