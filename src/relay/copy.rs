@@ -169,6 +169,8 @@ impl Half {
             inbox.hand_over(payload, consumed, parcel);
         } else {
             inbox.consume(consumed);
+            // What is left is no part of this body, and its turn may be a long wait away.
+            inbox.settle();
         }
         self.finish(parcel);
         Ok(())
