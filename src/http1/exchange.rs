@@ -349,11 +349,13 @@ async fn both(
 /// Answers in the backend's place.
 async fn refuse<I: Io>(
     gateway: &Gateway<I>,
-    client: &Client<I>,
+    client: &mut Client<I>,
     scratch: &mut Scratch,
     refused: Refused,
 ) -> After {
     let Refused { end, plan } = refused;
+    // What was not understood, or comes behind it, may wait long for a client that does not read.
+    client.stream.inbox.settle();
     let client_address = client.peer.map(tracing::field::display);
     debug!(client = client_address, %end, "an exchange ended early");
     if gateway.wheel.is_cut() {
