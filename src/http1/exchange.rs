@@ -376,8 +376,12 @@ async fn refuse<I: Io>(
     reply::write(end.cause, version, keep_alive, head_only, &mut parcel.lead);
     gateway.counters.own_replies.add(1);
     gateway.counters.count_response(status);
-    let (socket, idle) = (&client.stream.socket, gateway.options.body_idle_timeout);
-    match relay::send(&gateway.io, socket, parcel, &client.deadline, idle).await {
+    let Client {
+        stream, deadline, ..
+    } = client;
+    let (socket, idle) = (stream.socket.clone(), gateway.options.body_idle_timeout);
+    let sending = relay::send(&gateway.io, &socket, parcel, deadline, idle);
+    match stream.beside(sending).await {
         Ok(()) if keep_alive => After::Keep,
         Ok(()) => After::Linger,
         Err(Stop::Lost) => After::Close,

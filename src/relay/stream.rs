@@ -2,7 +2,7 @@
 //! Downstream and upstream are the same thing here.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use super::inbox::Inbox;
@@ -108,6 +108,20 @@ impl<I: Io> Stream<I> {
             _ => Poll::Ready(Ok(())),
         });
         deadline.guard(ready).await?.map_err(|_| Stop::Lost)
+    }
+
+    /// Does `work`. The receive that a wait before left under way may complete meanwhile: what it
+    /// brings is kept, and its chunk is not.
+    pub(crate) async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(Some(Ok(Some(chunk)))) = self.poll_armed(cx) {
+                self.inbox.push(chunk);
+                self.inbox.settle();
+            }
+            work.as_mut().poll(cx)
+        })
+        .await
     }
 
     /// Polls the receive that is under way; ready with `None` where there is none.
