@@ -81,10 +81,12 @@ impl<I: Io> Exchange<'_, I> {
         let mut tried = RefCell::new(Tried::default());
         loop {
             self.progress.phase.set(Phase::Connect);
-            let (deadline, now_ms) = (&self.client.deadline, self.gateway.wheel.now_ms());
-            let so_far = tried.get_mut();
+            let Client {
+                stream, deadline, ..
+            } = &mut *self.client;
+            let (so_far, now_ms) = (tried.get_mut(), self.gateway.wheel.now_ms());
             let connection = backends.connection(backend, reuse, so_far, deadline, now_ms);
-            let mut upstream = connection.await?;
+            let mut upstream = stream.beside(connection).await?;
             backend = upstream.backend;
             let counters = &self.gateway.counters.backends[backend.index()];
             counters.requests.add(1);
@@ -190,7 +192,8 @@ impl<I: Io> Exchange<'_, I> {
         }
         progress.phase.set(Phase::Send);
         let idle = options.body_idle_timeout;
-        let sent = relay::see_through(&gateway.io, &uplink, sending, deadline, idle).await;
+        let sent = relay::see_through(&gateway.io, &uplink, sending, deadline, idle);
+        let sent = stream.beside(sent).await;
         let (sent, returned) = sent.map_err(|Expired| Cause::ResponseTimeout)?;
         progress.unsent.set(is_unsent(&sent));
         // The head stays where it is until the response begins: it may have to be sent again. A
