@@ -297,13 +297,15 @@ async fn unattended<I: Io>(
                 *outgoing = returned;
             }
         }
-        Err(_) => {
+        Err(Cause::BackendClosed | Cause::BackendReset) => {
             // The request may have to be sent again.
             if let Ok((sent, returned)) = deadline.guard(sending).await {
                 progress.unsent.set(is_unsent(&sent));
                 *outgoing = returned;
             }
         }
+        // What a backend made of it is not asked again.
+        Err(_) => {}
     }
     answered
 }
