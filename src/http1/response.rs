@@ -123,6 +123,8 @@ impl<I: Io> Reception<'_, I> {
                 return Ok((plan, delivery));
             }
             if !self.parcel.is_empty() {
+                // What came behind it waits for the client.
+                self.upstream.inbox.settle();
                 let (io, idle) = (&self.gateway.io, self.gateway.options.body_idle_timeout);
                 let sent = relay::send(io, self.client, self.parcel, self.deadline, idle);
                 sent.await.map_err(|stop| match stop {
