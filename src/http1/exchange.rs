@@ -367,10 +367,12 @@ async fn refuse<I: Io>(
         return After::Abort;
     }
     let Some(status) = end.status() else {
-        // What it does not read may wait in the kernel for as long as the client likes.
         return match end.cause {
+            // What it does not read may wait in the kernel for as long as the client likes.
             Cause::BodyTimeout => After::Abort,
-            _ => After::Close,
+            Cause::ClientGone => After::Close,
+            // The responses before this one may not have reached the client yet.
+            _ => After::Linger,
         };
     };
     let version = plan.map_or(Version::Http11, |plan| plan.version);
