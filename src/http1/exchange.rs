@@ -193,7 +193,7 @@ impl<I: Io> Exchange<'_, I> {
         progress.phase.set(Phase::Send);
         let idle = options.body_idle_timeout;
         let sent = relay::see_through(&gateway.io, &uplink, sending, deadline, idle);
-        let sent = stream.beside(sent).await;
+        let sent = reception.upstream.beside(stream.beside(sent)).await;
         let (sent, returned) = sent.map_err(|Expired| Cause::ResponseTimeout)?;
         progress.unsent.set(is_unsent(&sent));
         // The head stays where it is until the response begins: it may have to be sent again. A
