@@ -34,6 +34,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "http1/gateway",
             "http1/request",
             "http1/response",
+            "http1/simulation",
             "upstream",
             "relay",
         ],

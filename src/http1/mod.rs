@@ -15,6 +15,8 @@ mod request;
 mod response;
 pub mod rewrite;
 mod session;
+#[cfg(test)]
+mod simulation;
 
 pub(crate) use gateway::Gateway;
 pub use gateway::Options;

@@ -144,6 +144,12 @@ impl Wheel {
         }
     }
 
+    /// Deadlines that there are, set or not.
+    #[cfg(test)]
+    pub(crate) fn deadlines(&self) -> usize {
+        self.0.slots.borrow().entries.len()
+    }
+
     /// Whether [`Wheel::cut`] was called.
     pub fn is_cut(&self) -> bool {
         self.0.cut.get()

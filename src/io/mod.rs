@@ -9,6 +9,8 @@ mod deadline;
 pub mod epoll;
 mod parcel;
 mod pipe;
+#[cfg(test)]
+pub(crate) mod sim;
 mod sys;
 mod unix;
 pub mod uring;

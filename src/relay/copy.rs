@@ -356,3 +356,49 @@ pub(super) fn sink_end(stop: Stop) -> RelayEnd {
         Stop::Lost => RelayEnd::SinkLost,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::io::sim::{Network, Sim, World};
+    use crate::io::{BufferOptions, Wheel};
+
+    /// Loads what a peer sent at once as a body of that framing, and returns the chunks that are
+    /// held behind it, with what is left.
+    fn held_behind(framing: Framing, sent: &'static [u8]) -> (usize, Vec<u8>) {
+        let world = World::new(0, Network::default(), BufferOptions::default());
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let host = world.bind(address);
+        let io = Sim::<true>(world.clone());
+        let loading = async {
+            let visitor = world.clone().visit(address).await.unwrap();
+            let mut stream = Stream::new(io.clone(), host.next().await.unwrap());
+            visitor.write(sent).await.unwrap();
+            let deadline = Wheel::default().deadline();
+            while stream.inbox.bytes().len() < sent.len() {
+                let filled = stream.fill(ChunkSize::Large, &deadline).await;
+                assert_eq!(filled, Ok(Fill::Bytes));
+            }
+            let (mut half, mut parcel) = (Half::new(framing, framing), Parcel::default());
+            half.load(&mut stream.inbox, &mut parcel).unwrap();
+            let left = stream.inbox.bytes().to_vec();
+            (io.usage().chunks_held, left)
+        };
+        world.executor.block_on(loading).unwrap()
+    }
+
+    #[test]
+    fn what_comes_behind_a_body_waits_for_its_turn_without_a_chunk() {
+        let next = b"GET / HTTP/1.1\r\n".to_vec();
+        for (framing, sent) in [
+            (Framing::None, &b"GET / HTTP/1.1\r\n"[..]),
+            (Framing::Length(2), b"okGET / HTTP/1.1\r\n"),
+            (Framing::Chunked, b"0\r\n\r\nGET / HTTP/1.1\r\n"),
+            (Framing::Chunked, b"2\r\nok\r\n0\r\n\r\nGET / HTTP/1.1\r\n"),
+        ] {
+            assert_eq!(held_behind(framing, sent), (0, next.clone()), "{framing:?}");
+        }
+    }
+}

@@ -152,3 +152,92 @@ impl<I: Io> Backends<I> {
 
 /// Time for a backend that refused to come up.
 const SAME_BACKEND_PAUSE: Duration = Duration::from_millis(limits::SAME_BACKEND_PAUSE_MS);
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use arc_swap::ArcSwap;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::balance::{Ask, Backend, Balancer, Outcome, RoundRobin, Snapshot, Weight};
+    use crate::health::Health;
+    use crate::io::sim::{Network, Sim, World};
+    use crate::io::{BufferOptions, Wheel};
+    use crate::stats::WorkerCounters;
+    use crate::upstream::Options;
+
+    #[derive(Default)]
+    struct Counted {
+        balancer: RoundRobin,
+        picked: AtomicUsize,
+        done: AtomicUsize,
+    }
+
+    impl Balancer for Counted {
+        fn pick(&self, fleet: &Snapshot, ask: &Ask<'_>) -> Option<BackendId> {
+            let picked = self.balancer.pick(fleet, ask)?;
+            self.picked.fetch_add(1, Ordering::Relaxed);
+            Some(picked)
+        }
+
+        fn done(&self, _id: BackendId, _outcome: &Outcome) {
+            self.done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How a request ends where nobody listens.
+    fn refused_by_all(fleet: usize, retries: u32) -> Option<Cause> {
+        let member = |index| Backend {
+            id: BackendId::new(index).unwrap(),
+            address: SocketAddr::from(([10, 0, 1, index as u8], 80)).into(),
+            authority: "sim".into(),
+            weight: Weight::default(),
+        };
+        let snapshot = Snapshot::new((0..fleet).map(member).collect::<Vec<_>>(), |_| Health::Up);
+        let balancer = Arc::<Counted>::default();
+        let options = Options {
+            connect_timeout: Some(Duration::from_secs(1)),
+            retries,
+            pool_idle_max: 1,
+            pool_idle_timeout: Duration::from_secs(1),
+            retry_on: RetryOn::default(),
+            retries_per_second: 1,
+        };
+        let (reports, _heard) = mpsc::channel(16);
+        let world = World::new(0, Network::default(), BufferOptions::default());
+        let backends = Backends::new(
+            Sim::<true>(world.clone()),
+            Arc::new(ArcSwap::from_pointee(snapshot)),
+            balancer.clone(),
+            options,
+            Arc::new(WorkerCounters::new(fleet)),
+            reports,
+        );
+        let mut tried = Tried::default();
+        let deadline = Wheel::default().deadline();
+        let first = backends.pick(&tried, 0, |_, id| id).unwrap();
+        let connecting = backends.connection(first, Reuse::Allowed, &mut tried, &deadline, 0);
+        let connection = world.executor.block_on(connecting).unwrap();
+        let (picked, done) = (&balancer.picked, &balancer.done);
+        assert_eq!(
+            picked.load(Ordering::Relaxed),
+            done.load(Ordering::Relaxed),
+            "{fleet} backends, {retries} retries"
+        );
+        connection.err()
+    }
+
+    #[test]
+    fn each_pick_has_an_end_also_where_the_retries_run_out() {
+        assert_eq!(refused_by_all(3, 0), Some(Cause::ConnectFailed));
+        assert_eq!(refused_by_all(3, 1), Some(Cause::ConnectFailed));
+        assert_eq!(refused_by_all(3, 2), Some(Cause::NoBackend));
+        assert_eq!(refused_by_all(3, 9), Some(Cause::NoBackend));
+        assert_eq!(refused_by_all(1, 0), Some(Cause::NoBackend));
+    }
+}

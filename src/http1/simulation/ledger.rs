@@ -1,0 +1,276 @@
+//! What was asked, what was done about it, and whether the answers are right.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::message::{Lost, Shape};
+use crate::io::sim::{Fault, World};
+
+/// A request of a client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    pub(super) serial: u64,
+    pub(super) method: &'static str,
+    pub(super) http10: bool,
+    pub(super) keep_alive: bool,
+    pub(super) body: Shape,
+    pub(super) body_bytes: usize,
+    pub(super) expects: bool,
+}
+
+impl Ask {
+    pub(super) fn is_idempotent(&self) -> bool {
+        !matches!(self.method, "POST" | "PATCH")
+    }
+}
+
+/// What a client got for a request.
+#[derive(Debug)]
+pub(super) enum Got {
+    /// A response, of its backend or of fastlb.
+    Answer(Answer),
+    /// Not one byte.
+    Nothing(Lost),
+}
+
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// Whose request the backend answered; none where fastlb answered.
+    pub(super) serial: Option<u64>,
+    pub(super) body: Vec<u8>,
+    /// The stream ended before the response did.
+    pub(super) cut: bool,
+    pub(super) close: bool,
+}
+
+/// What a backend means to answer, or did.
+#[derive(Clone, Debug)]
+pub(super) struct Meant {
+    pub(super) status: u16,
+    pub(super) body: Vec<u8>,
+    /// Only the close of the connection ends it, so half of it looks whole.
+    pub(super) ends_by_close: bool,
+}
+
+pub(super) struct Ledger {
+    world: Rc<World>,
+    asks: RefCell<Vec<Ask>>,
+    reached: RefCell<BTreeMap<u64, u32>>,
+    /// By request: what its backend did to it.
+    blame: RefCell<BTreeSet<u64>>,
+    meant: RefCell<BTreeMap<u64, Meant>>,
+    /// Connections that a backend broke, and not because they were idle between two requests.
+    broken: RefCell<BTreeSet<u64>>,
+    /// Idle connections may be closed.
+    pub(super) draining: Cell<bool>,
+    /// Every connection may.
+    pub(super) cut: Cell<bool>,
+    /// Answers that were judged.
+    pub(super) answers: Cell<u64>,
+}
+
+impl Ledger {
+    pub(super) fn new(world: &Rc<World>) -> Rc<Self> {
+        Rc::new(Self {
+            world: world.clone(),
+            asks: RefCell::default(),
+            reached: RefCell::default(),
+            blame: RefCell::default(),
+            meant: RefCell::default(),
+            broken: RefCell::default(),
+            draining: Cell::new(false),
+            cut: Cell::new(false),
+            answers: Cell::new(0),
+        })
+    }
+
+    /// Enters a request, which gets its serial number.
+    pub(super) fn enter(&self, ask: Ask) -> Ask {
+        let mut asks = self.asks.borrow_mut();
+        let serial = asks.len() as u64;
+        asks.push(Ask { serial, ..ask });
+        asks[serial as usize]
+    }
+
+    /// A backend has read the head of a request.
+    pub(super) fn reach(&self, serial: u64) -> Ask {
+        let ask = self.asks.borrow()[serial as usize];
+        let times = *self
+            .reached
+            .borrow_mut()
+            .entry(serial)
+            .and_modify(|times| *times += 1)
+            .or_insert(1);
+        let most = if ask.is_idempotent() { 2 } else { 1 };
+        assert!(times <= most, "{ask:?} reached a backend {times} times");
+        ask
+    }
+
+    /// A backend does something to a request that may well end it.
+    pub(super) fn blame(&self, serial: u64, connection: u64, fault: Fault) {
+        self.world.count(fault);
+        self.blame.borrow_mut().insert(serial);
+        self.broken.borrow_mut().insert(connection);
+    }
+
+    /// A backend does what may take a request too long.
+    pub(super) fn excuse(&self, serial: u64) {
+        self.blame.borrow_mut().insert(serial);
+    }
+
+    /// Whether a backend did something to a request that may well end it.
+    pub(super) fn is_blamed(&self, serial: u64) -> bool {
+        self.blame.borrow().contains(&serial)
+    }
+
+    /// A backend breaks a connection, whatever request may be on it.
+    pub(super) fn breaks(&self, connection: u64, fault: Fault) {
+        self.world.count(fault);
+        self.broken.borrow_mut().insert(connection);
+    }
+
+    /// What the client has to get, if nothing else happens.
+    pub(super) fn mean(&self, serial: u64, meant: Meant) {
+        self.meant.borrow_mut().insert(serial, meant);
+    }
+
+    /// The backend resets instead of closing, which no response ends by.
+    pub(super) fn mean_reset(&self, serial: u64) {
+        let mut meant = self.meant.borrow_mut();
+        let meant = meant.get_mut(&serial).expect("it was meant before");
+        meant.ends_by_close = false;
+    }
+
+    fn happened(&self, faults: &[Fault]) -> bool {
+        let counted = self.world.faults.borrow();
+        faults.iter().any(|fault| counted.contains_key(fault))
+    }
+
+    /// Judges what the client got for `ask`; `excused` says that the client itself did what may
+    /// have ended it.
+    pub(super) fn judge(&self, ask: &Ask, got: &Got, excused: bool) {
+        self.world
+            .tell(|| format!("{ask:?} got {got:?}, excused: {excused}"));
+        self.answers.set(self.answers.get() + 1);
+        let excused = excused || self.cut.get();
+        match got {
+            Got::Nothing(lost) => {
+                // What was sent of a response that cannot go on may be lost with the rest.
+                let cut = lost.reset && self.blame.borrow().contains(&ask.serial);
+                let excused = excused || cut || self.draining.get();
+                assert!(excused, "no answer to {ask:?}: {lost:?}");
+            }
+            Got::Answer(answer) => match answer.serial {
+                Some(serial) => {
+                    assert_eq!(
+                        serial, ask.serial,
+                        "the answer of another request: {answer:?}"
+                    );
+                    self.judge_relayed(ask, answer, excused);
+                }
+                None => self.judge_own(ask, answer, excused),
+            },
+        }
+    }
+
+    fn judge_relayed(&self, ask: &Ask, answer: &Answer, excused: bool) {
+        let blamed = self.blame.borrow().contains(&ask.serial);
+        let all = self.meant.borrow();
+        let meant = all.get(&ask.serial).expect("a backend meant it");
+        let body: &[u8] = if ask.method == "HEAD" {
+            &[]
+        } else {
+            &meant.body
+        };
+        assert_eq!(answer.status, meant.status, "{ask:?}");
+        assert!(body.starts_with(&answer.body), "another body for {ask:?}");
+        let short = answer.body.len() < body.len();
+        let may_be_short = blamed && (answer.cut || meant.ends_by_close);
+        assert!(
+            !(short || answer.cut) || may_be_short || excused,
+            "{} of {} bytes for {ask:?}, cut: {}",
+            answer.body.len(),
+            body.len(),
+            answer.cut
+        );
+    }
+
+    /// Whether fastlb had a reason to answer itself.
+    fn judge_own(&self, ask: &Ask, answer: &Answer, excused: bool) {
+        assert!(!answer.cut || excused, "{answer:?}");
+        if ask.method == "HEAD" || answer.cut {
+            assert!(answer.body.is_empty() || answer.cut, "a body for HEAD");
+            assert!(answer.status >= 400);
+            return;
+        }
+        let text = std::str::from_utf8(&answer.body).expect("its answers are text");
+        let reason = text
+            .strip_prefix("fastlb: ")
+            .and_then(|text| text.strip_suffix('\n'));
+        let reason = reason.expect("its answers name the reason");
+        let blamed = self.blame.borrow().contains(&ask.serial);
+        let (status, had_reason) = match reason {
+            "no backend available" | "backend cannot be reached" => {
+                let refused = [
+                    "connect refused",
+                    "connect unreachable",
+                    "connect not answered",
+                ];
+                (
+                    if reason.starts_with("no") { 503 } else { 502 },
+                    self.happened(&refused),
+                )
+            }
+            "connection to the backend timed out" => {
+                (504, self.happened(&["connect not answered"]))
+            }
+            "no descriptor or port left to reach a backend with" => (
+                503,
+                self.happened(&["connect short of descriptors or ports"]),
+            ),
+            "backend closed" | "backend reset" => (502, self.may_be_lost(ask)),
+            "response cut short" | "too many interim responses" => (502, blamed),
+            "response stalled" => (504, blamed),
+            // What it says unasked it may say while it reads nothing.
+            "response timed out" => (504, blamed || self.happened(&["backend sends unasked"])),
+            "bad response" | "bad response body" => {
+                (502, blamed || self.happened(&["backend sends unasked"]))
+            }
+            "request head timed out" | "request body timed out" => (408, excused),
+            _ => {
+                assert!(answer.status >= 400 && excused, "{answer:?} for {ask:?}");
+                return;
+            }
+        };
+        assert_eq!(answer.status, status, "{reason}");
+        assert!(
+            had_reason || excused,
+            "no reason for {status} {reason:?} to {ask:?}"
+        );
+    }
+
+    /// Whether the connection of a request that a backend did not answer was lost by more than
+    /// having been idle.
+    fn may_be_lost(&self, ask: &Ask) -> bool {
+        let path = format!(" /s/{} ", ask.serial);
+        let is_request = |begin: &[u8]| memchr::memmem::find(begin, b" /s/").is_some();
+        let is_ours = |begin: &[u8]| memchr::memmem::find(begin, path.as_bytes()).is_some();
+        let sends = self.world.sends.borrow();
+        let last = sends.iter().rposition(|(_, begin)| is_ours(begin));
+        let Some(last) = last else {
+            return false;
+        };
+        let connection = sends[last].0;
+        let before = &sends[..last];
+        let fresh = !before
+            .iter()
+            .any(|(other, begin)| *other == connection && is_request(begin));
+        let broken = self.broken.borrow().contains(&connection);
+        if ask.is_idempotent() && ask.body == Shape::None {
+            return fresh && broken;
+        }
+        broken || !fresh
+    }
+}

@@ -1,0 +1,130 @@
+//! What a seed decides: the network, the limits, how many there are and how they behave.
+
+use std::time::Duration;
+
+use crate::http1::Options;
+use crate::io::BufferOptions;
+use crate::io::sim::{Network, World};
+use crate::relay::FlowOptions;
+use crate::upstream::{self, RetryOn};
+
+pub(super) struct Scenario {
+    pub(super) network: Network,
+    pub(super) buffers: BufferOptions,
+    pub(super) http: Options,
+    pub(super) upstream: upstream::Options,
+    pub(super) backends: usize,
+    pub(super) clients: u64,
+    pub(super) requests_max: u64,
+    /// Most bytes of most bodies; a few are larger.
+    body_bytes_max: u64,
+    large_body_bytes_max: u64,
+    pub(super) think_ms_max: u64,
+    pub(super) arrivals_ms_max: u64,
+    pub(super) backend_faults_per_mille: u32,
+    pub(super) idle_closes_per_mille: u32,
+    pub(super) early_per_mille: u32,
+    pub(super) client_faults_per_mille: u32,
+    /// Backends come and go.
+    pub(super) moody: bool,
+    pub(super) connections_max: usize,
+    /// When the worker is told to drain, where it does not wait for the clients.
+    pub(super) drain_ms: Option<u64>,
+    /// How long busy sessions have then.
+    pub(super) drain_timeout_ms: u64,
+}
+
+impl Scenario {
+    pub(super) fn of(seed: u64) -> Self {
+        let rng = &mut fastrand::Rng::with_seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let trickles = rng.u8(..3) == 0;
+        let piece_bytes_max = match trickles {
+            true => pick(rng, &[1, 2, 7, 40]),
+            false => pick(rng, &[300, 4096, 100_000]),
+        };
+        let network = Network {
+            piece_bytes_max,
+            capacity_bytes: match trickles {
+                true => pick(rng, &[8, 64, 1000]),
+                false => pick(rng, &[200, 4096, 64 * 1024]),
+            },
+            delays_per_mille: pick(rng, &[0, 30, 200]) / if trickles { 10 } else { 1 },
+            delay_ms_max: pick(rng, &[1, 5, 20]),
+            shortages_per_mille: pick(rng, &[0, 0, 0, 0, 0, 0, 0, 100]),
+        };
+        // Most runs have faults of few kinds, so that what they cover up is seen as well.
+        let quiet = rng.u8(..4) == 0;
+        let mut rate = |choices: &[u32]| if quiet { 0 } else { pick(rng, choices) };
+        let backend_faults_per_mille = rate(&[0, 0, 50, 200]);
+        let client_faults_per_mille = rate(&[0, 0, 200, 500]);
+        let moody = rate(&[0, 0, 0, 1]) > 0;
+        let idle_closes_per_mille = pick(rng, &[0, 200, 700]);
+        Self {
+            network,
+            buffers: BufferOptions {
+                small_chunks_max: pick(rng, &[1, 2, 16]),
+                large_chunks_max: pick(rng, &[0, 1, 1, 16]),
+            },
+            http: Options {
+                header_timeout: Some(Duration::from_millis(2_000)),
+                idle_timeout: Some(Duration::from_millis(3_000)),
+                response_timeout: Some(Duration::from_millis(2_000)),
+                body_idle_timeout: Some(Duration::from_millis(2_000)),
+                drain_grace: Duration::from_millis(300),
+                trusted: Vec::new(),
+                flow: FlowOptions {
+                    idle_timeout: Some(Duration::from_millis(3_000)),
+                    half_closed_timeout: Duration::from_millis(1_000),
+                    drain_idle: Duration::from_millis(100),
+                },
+            },
+            upstream: upstream::Options {
+                connect_timeout: Some(Duration::from_millis(500)),
+                retries: pick(rng, &[0, 1, 2, 2]),
+                pool_idle_max: pick(rng, &[0, 1, 4]),
+                pool_idle_timeout: Duration::from_millis(pick(rng, &[100, 1_000])),
+                retry_on: RetryOn {
+                    connect: true,
+                    reset: rng.bool(),
+                    status_5xx: rng.bool(),
+                },
+                retries_per_second: pick(rng, &[1, 10]),
+            },
+            backends: rng.usize(1..=4),
+            clients: rng.u64(1..=6),
+            requests_max: rng.u64(1..=6),
+            body_bytes_max: if trickles {
+                60
+            } else {
+                pick(rng, &[0, 100, 3_000])
+            },
+            large_body_bytes_max: if trickles {
+                500
+            } else {
+                pick(rng, &[100, 10_000, 150_000])
+            },
+            think_ms_max: pick(rng, &[0, 5, 100]),
+            arrivals_ms_max: pick(rng, &[0, 20, 300]),
+            backend_faults_per_mille,
+            idle_closes_per_mille,
+            early_per_mille: pick(rng, &[0, 100, 500]),
+            client_faults_per_mille,
+            moody,
+            connections_max: pick(rng, &[1, 2, 100]),
+            drain_ms: (rng.u8(..4) == 0).then(|| rng.u64(0..400)),
+            drain_timeout_ms: pick(rng, &[0, 300, 10_000, 10_000]),
+        }
+    }
+
+    pub(super) fn body_bytes(&self, world: &World) -> usize {
+        let most = match world.happens(60) {
+            true => self.large_body_bytes_max,
+            false => self.body_bytes_max,
+        };
+        world.between(0, most) as usize
+    }
+}
+
+fn pick<T: Copy>(rng: &mut fastrand::Rng, choices: &[T]) -> T {
+    choices[rng.usize(..choices.len())]
+}

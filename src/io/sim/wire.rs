@@ -1,0 +1,295 @@
+//! Connections in memory, with the ends that TCP has: FIN, reset, and what is lost by it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::world::World;
+
+/// Bytes of a send that are remembered.
+const NOTED_BYTES: usize = 48;
+
+/// One end of a connection; closed when it is dropped.
+pub(crate) struct End {
+    pub(crate) world: Rc<World>,
+    /// Names the connection; both its ends have the same.
+    pub(crate) connection: u64,
+    /// Which of the two it is, for who reads a trace.
+    name: char,
+    inbound: Rc<RefCell<Pipe>>,
+    outbound: Rc<RefCell<Pipe>>,
+    resets: Cell<bool>,
+    watched: Cell<bool>,
+    /// Grows when everything that is under way here is cancelled.
+    pub(super) cancels: Cell<u32>,
+}
+
+/// One direction of a connection.
+#[derive(Default)]
+struct Pipe {
+    bytes: VecDeque<u8>,
+    accepted: u64,
+    tail: Tail,
+    /// A reset that neither a read nor a write has told of: it is told once.
+    untold: bool,
+    /// Nobody reads any more: what is written is answered by a reset.
+    unread: bool,
+    /// The reset has come: nothing can be written.
+    broken: bool,
+    /// When the next read may bring something, once that was decided.
+    readable_at_ms: Option<u64>,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// What comes behind the bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Tail {
+    #[default]
+    Open,
+    Fin,
+    Reset,
+}
+
+impl End {
+    pub(super) fn pair(world: &Rc<World>) -> (Rc<Self>, Rc<Self>) {
+        let connection = world.connections.replace(world.connections.get() + 1);
+        world.ends_open.set(world.ends_open.get() + 2);
+        let (up, down) = (Rc::default(), Rc::default());
+        let end = |name, inbound: &Rc<RefCell<Pipe>>, outbound: &Rc<RefCell<Pipe>>| {
+            Rc::new(Self {
+                world: world.clone(),
+                connection,
+                name,
+                inbound: inbound.clone(),
+                outbound: outbound.clone(),
+                resets: Cell::new(false),
+                watched: Cell::new(false),
+                cancels: Cell::new(0),
+            })
+        };
+        (end('>', &up, &down), end('<', &down, &up))
+    }
+
+    /// Bytes that the other side has taken over.
+    pub(super) fn accepted(&self) -> u64 {
+        self.outbound.borrow().accepted
+    }
+
+    /// Whether the other side has reset the connection, whoever was told of it.
+    pub(crate) fn was_reset(&self) -> bool {
+        self.inbound.borrow().tail == Tail::Reset
+    }
+
+    fn tell(&self, what: &str, bytes: &[u8]) {
+        self.world.tell(|| {
+            let Self {
+                connection, name, ..
+            } = self;
+            let begin = String::from_utf8_lossy(&bytes[..bytes.len().min(NOTED_BYTES)]);
+            format!("{connection}{name} {what} {} {begin:?}", bytes.len())
+        });
+    }
+
+    pub(crate) fn half_close(&self) {
+        self.tell("half-close", &[]);
+        let mut outbound = self.outbound.borrow_mut();
+        if outbound.tail == Tail::Open {
+            outbound.tail = Tail::Fin;
+        }
+        outbound.wake();
+    }
+
+    pub(crate) fn reset_on_close(&self) {
+        self.resets.set(true);
+    }
+
+    /// Remembers what sends over this end begin with.
+    pub(super) fn watch_sends(&self) {
+        self.watched.set(true);
+    }
+
+    pub(super) fn note_send(&self, lead: &[u8]) {
+        if self.watched.get() {
+            let begin = lead[..lead.len().min(NOTED_BYTES)].to_vec();
+            self.world.sends.borrow_mut().push((self.connection, begin));
+        }
+    }
+
+    /// Cancels everything that is under way on this end.
+    pub(super) fn cancel(&self) {
+        self.cancels.set(self.cancels.get() + 1);
+        self.inbound.borrow_mut().wake();
+        self.outbound.borrow_mut().wake();
+    }
+
+    /// Ready where a read would bring bytes, the end of the stream, or an error.
+    pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        let (world, mut pipe) = (&self.world, self.inbound.borrow_mut());
+        if pipe.bytes.is_empty() && pipe.tail == Tail::Open {
+            pipe.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let now_ms = world.executor.now_ms();
+        let at_ms = *pipe.readable_at_ms.get_or_insert_with(|| {
+            let late = world.happens(world.network.delays_per_mille);
+            now_ms
+                + if late {
+                    world.between(1, world.network.delay_ms_max)
+                } else {
+                    0
+                }
+        });
+        if at_ms > now_ms {
+            world.executor.wake_at(at_ms, cx.waker());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads what there is, or a part of it; zero bytes are the end of the stream.
+    pub(crate) fn read_some(&self, into: &mut [u8]) -> io::Result<usize> {
+        let mut pipe = self.inbound.borrow_mut();
+        pipe.readable_at_ms = None;
+        if pipe.bytes.is_empty() {
+            self.tell(
+                if pipe.untold {
+                    "read reset"
+                } else {
+                    "read end"
+                },
+                &[],
+            );
+            return match std::mem::take(&mut pipe.untold) {
+                true => Err(io::ErrorKind::ConnectionReset.into()),
+                false => Ok(0),
+            };
+        }
+        let most = pipe.bytes.len().min(into.len());
+        let length = self.piece(most);
+        let (front, back) = pipe.bytes.as_slices();
+        let from_front = length.min(front.len());
+        into[..from_front].copy_from_slice(&front[..from_front]);
+        into[from_front..length].copy_from_slice(&back[..length - from_front]);
+        drop(pipe.bytes.drain(..length));
+        self.tell("read", &into[..length]);
+        if let Some(writer) = pipe.writer.take() {
+            writer.wake();
+        }
+        Ok(length)
+    }
+
+    /// Writes a part of `bytes`.
+    pub(crate) fn poll_write(&self, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut pipe = self.outbound.borrow_mut();
+        if pipe.broken && std::mem::take(&mut self.inbound.borrow_mut().untold) {
+            self.world.count("reset told to a write");
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if pipe.broken || pipe.tail != Tail::Open {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if pipe.unread {
+            // The bytes leave; what comes back for them is a reset.
+            pipe.accepted += bytes.len() as u64;
+            pipe.broken = true;
+            self.tell("write into nothing", bytes);
+            self.inbound.borrow_mut().reset(&self.world);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let capacity = self.world.network.capacity_bytes;
+        let most = bytes.len().min(capacity - pipe.bytes.len());
+        if most == 0 {
+            pipe.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let length = self.piece(most);
+        pipe.bytes.extend(&bytes[..length]);
+        self.tell("write", &bytes[..length]);
+        pipe.accepted += length as u64;
+        if let Some(reader) = pipe.reader.take() {
+            reader.wake();
+        }
+        Poll::Ready(Ok(length))
+    }
+
+    /// How much of `most` bytes goes at once.
+    fn piece(&self, most: usize) -> usize {
+        let largest = most.min(self.world.network.piece_bytes_max);
+        if largest == most && self.world.happens(700) {
+            return most;
+        }
+        self.world.between(1, largest as u64) as usize
+    }
+
+    /// Reads as an actor of the run does: no more than `most` bytes, none at the end.
+    pub(crate) async fn read(&self, most: usize) -> io::Result<Vec<u8>> {
+        poll_fn(|cx| self.poll_readable(cx)).await;
+        let mut bytes = vec![0; most];
+        let length = self.read_some(&mut bytes)?;
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// Writes as an actor of the run does.
+    pub(crate) async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = poll_fn(|cx| self.poll_write(cx, bytes)).await?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+}
+
+impl Pipe {
+    fn wake(&mut self) {
+        for waker in [self.reader.take(), self.writer.take()] {
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// A reset comes to the reader of this pipe. What he has not read yet may never have reached
+    /// him; where it has, and FIN with it, he sees a clean end.
+    fn reset(&mut self, world: &World) {
+        let lost = !self.bytes.is_empty() && world.happens(300);
+        if lost {
+            let kept = world.between(0, self.bytes.len() as u64 - 1) as usize;
+            self.bytes.truncate(kept);
+        }
+        if lost || self.tail == Tail::Open {
+            self.tail = Tail::Reset;
+            self.untold = true;
+        }
+        self.wake();
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.world.ends_open.set(self.world.ends_open.get() - 1);
+        let mut inbound = self.inbound.borrow_mut();
+        let mut outbound = self.outbound.borrow_mut();
+        inbound.unread = true;
+        self.tell(
+            if self.resets.get() {
+                "reset with"
+            } else {
+                "close with"
+            },
+            inbound.bytes.as_slices().0,
+        );
+        // RFC 9293 section 3.6.1: a close with bytes unread is a reset.
+        if self.resets.get() || !inbound.bytes.is_empty() {
+            inbound.broken = true;
+            inbound.bytes.clear();
+            outbound.reset(&self.world);
+        } else if outbound.tail == Tail::Open {
+            outbound.tail = Tail::Fin;
+        }
+        inbound.wake();
+        outbound.wake();
+    }
+}
