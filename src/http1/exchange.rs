@@ -122,8 +122,13 @@ impl<I: Io> Exchange<'_, I> {
                 }
             }
             backends.failed(backend, cause.fault());
-            backend = next.get().ok_or(cause)?;
-            reuse = Reuse::Allowed;
+            let next = next.get().ok_or(cause)?;
+            if !self.is_kept(kept) {
+                // The backend answered before it had taken the request, which is lost with it.
+                backends.failed(next, None);
+                return Err(cause);
+            }
+            (backend, reuse) = (next, Reuse::Allowed);
             self.gateway.counters.retries.add(1);
         }
     }
@@ -297,7 +302,7 @@ async fn unattended<I: Io>(
                 *outgoing = returned;
             }
         }
-        Err(Cause::BackendClosed | Cause::BackendReset) => {
+        Err(Cause::BackendClosed | Cause::BackendReset | Cause::Repeated(_)) => {
             // The request may have to be sent again.
             if let Ok((sent, returned)) = deadline.guard(sending).await {
                 progress.unsent.set(is_unsent(&sent));

@@ -8,6 +8,9 @@ use crate::io::sim::{Network, World};
 use crate::relay::FlowOptions;
 use crate::upstream::{self, RetryOn};
 
+/// Most other backends that a request may go to.
+pub(super) const RETRIES_MAX: u32 = 2;
+
 pub(super) struct Scenario {
     pub(super) network: Network,
     pub(super) buffers: BufferOptions,
@@ -80,7 +83,7 @@ impl Scenario {
             },
             upstream: upstream::Options {
                 connect_timeout: Some(Duration::from_millis(500)),
-                retries: pick(rng, &[0, 1, 2, 2]),
+                retries: pick(rng, &[0, 1, RETRIES_MAX, RETRIES_MAX]),
                 pool_idle_max: pick(rng, &[0, 1, 4]),
                 pool_idle_timeout: Duration::from_millis(pick(rng, &[100, 1_000])),
                 retry_on: RetryOn {
