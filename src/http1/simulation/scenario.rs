@@ -41,20 +41,7 @@ impl Scenario {
     pub(super) fn of(seed: u64) -> Self {
         let rng = &mut fastrand::Rng::with_seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let trickles = rng.u8(..3) == 0;
-        let piece_bytes_max = match trickles {
-            true => pick(rng, &[1, 2, 7, 40]),
-            false => pick(rng, &[300, 4096, 100_000]),
-        };
-        let network = Network {
-            piece_bytes_max,
-            capacity_bytes: match trickles {
-                true => pick(rng, &[8, 64, 1000]),
-                false => pick(rng, &[200, 4096, 64 * 1024]),
-            },
-            delays_per_mille: pick(rng, &[0, 30, 200]) / if trickles { 10 } else { 1 },
-            delay_ms_max: pick(rng, &[1, 5, 20]),
-            shortages_per_mille: pick(rng, &[0, 0, 0, 0, 0, 0, 0, 100]),
-        };
+        let network = network(rng, trickles);
         // Most runs have faults of few kinds, so that what they cover up is seen as well.
         let quiet = rng.u8(..4) == 0;
         let mut rate = |choices: &[u32]| if quiet { 0 } else { pick(rng, choices) };
@@ -125,6 +112,23 @@ impl Scenario {
             false => self.body_bytes_max,
         };
         world.between(0, most) as usize
+    }
+}
+
+fn network(rng: &mut fastrand::Rng, trickles: bool) -> Network {
+    let piece_bytes_max = match trickles {
+        true => pick(rng, &[1, 2, 7, 40]),
+        false => pick(rng, &[300, 4096, 100_000]),
+    };
+    Network {
+        piece_bytes_max,
+        capacity_bytes: match trickles {
+            true => pick(rng, &[8, 64, 1000]),
+            false => pick(rng, &[200, 4096, 64 * 1024]),
+        },
+        delays_per_mille: pick(rng, &[0, 30, 200]) / if trickles { 10 } else { 1 },
+        delay_ms_max: pick(rng, &[1, 5, 20]),
+        shortages_per_mille: pick(rng, &[0, 0, 0, 0, 0, 0, 0, 100]),
     }
 }
 
