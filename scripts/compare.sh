@@ -9,12 +9,15 @@ readonly DRIVER_CORE=0
 readonly PROXY_CORE=1
 readonly CLIENTS=64
 readonly IDLE_CONNECTIONS=8000
+readonly BULK_CLIENTS=16
+readonly BULK_BYTES=$((1024 * 1024))
 readonly WARM_UP_SECONDS=1
 readonly PROXIES=(floor fastlb-io-uring fastlb-epoll nginx haproxy)
 
 rounds=5
 seconds=5
 cases=(small idle direct)
+mode=http
 subjects=("${PROXIES[@]}")
 out="$ROOT/target/compare"
 bin="${CARGO_TARGET_DIR:-$ROOT/target}/release"
@@ -31,7 +34,8 @@ rounds go to DIR/rounds.jsonl, the machine and the versions to DIR/machine.json.
 
   --rounds N      interleaved rounds (default $rounds)
   --seconds S     seconds that each measurement lasts (default $seconds)
-  --cases LIST    of small, idle, direct (default all)
+  --cases LIST    of small, idle, direct, large, bulk (default the first three); large is HTTP
+                  with bodies of 1 MiB, bulk the same bytes through proxies that know only TCP
   --only LIST     of ${PROXIES[*]} (default all)
   --out DIR       where the raw data goes (default target/compare);
                   bench/results/DATE-NAME for what is to be kept
@@ -61,7 +65,7 @@ parse_flags() {
             --help | -h) usage; exit 0 ;;
             --rounds) rounds="$(positive "$@")"; shift 2 ;;
             --seconds) seconds="$(positive "$@")"; shift 2 ;;
-            --cases) cases=(); read_list cases "${2:-}" small idle direct; shift 2 ;;
+            --cases) cases=(); read_list cases "${2:-}" small idle direct large bulk; shift 2 ;;
             --only) subjects=(); read_list subjects "${2:-}" "${PROXIES[@]}"; shift 2 ;;
             --out) [[ -n "${2:-}" ]] || fail "--out needs a directory"; out="$2"; shift 2 ;;
             *) fail "unknown flag $1; --help lists them" ;;
@@ -165,6 +169,10 @@ run_round() {
         note "round $round of $rounds: $subject"
         if has_case small; then measure small "$subject" "$round"; fi
         if has_case idle; then measure idle "$subject" "$round"; fi
+        # The floor relays small messages only.
+        if [[ "$subject" == floor ]]; then continue; fi
+        if has_case large; then measure large "$subject" "$round"; fi
+        if has_case bulk; then mode=tcp; measure bulk "$subject" "$round"; mode=http; fi
     done
 }
 
@@ -205,14 +213,15 @@ start_fastlb_epoll() {
 start_fastlb() {
     address="127.0.0.1:$(free_port)"
     start "fastlb-$1" "$PROXY_CORE" "$bin/fastlb" --listen "$address" \
-        --backends "$(joined , "${backends[@]}")" --cores 1 --io "$1" --admin off --log-level warn
+        --backends "$(joined , "${backends[@]}")" --cores 1 --io "$1" --mode "$mode" --admin off \
+        --log-level warn
 }
 
 start_nginx() {
     local servers
     servers="$(printf 'server %s max_fails=0; ' "${backends[@]}")"
     address="127.0.0.1:$(free_port)"
-    fill_in nginx.conf "$servers"
+    fill_in nginx.conf "nginx-$mode.conf.in" "$servers"
     start nginx "$PROXY_CORE" nginx -p "$work" -e "$work/nginx.log" -c "$work/nginx.conf"
 }
 
@@ -222,17 +231,17 @@ start_haproxy() {
         servers+="server backend$index ${backends[index]}\\n    "
     done
     address="127.0.0.1:$(free_port)"
-    fill_in haproxy.cfg "$servers"
+    fill_in haproxy.cfg "haproxy-$mode.cfg.in" "$servers"
     start haproxy "$PROXY_CORE" haproxy -db -f "$work/haproxy.cfg"
 }
 
-# Writes a peer's configuration from its template in bench/peers.
+# Writes a peer's configuration $1 from the template $2 in bench/peers, with the servers $3.
 fill_in() {
     local limit
     limit="$(ulimit -n)"
-    sed -e "s|@PORT@|${address##*:}|" -e "s|@SERVERS@|$2|" -e "s|@DIR@|$work|" \
+    sed -e "s|@PORT@|${address##*:}|" -e "s|@SERVERS@|$3|" -e "s|@DIR@|$work|" \
         -e "s|@CONNECTIONS@|$((limit - 1000))|" -e "s|@CLIENTS@|$(((limit - 1000) / 2))|" \
-        "$ROOT/bench/peers/$1.in" >"$work/$1"
+        "$ROOT/bench/peers/$2" >"$work/$1"
 }
 
 # Starts a program on a core; its output goes to a file named after it, its input comes from
@@ -309,6 +318,15 @@ case_small() {
         "\"core_total_ticks\": $total, \"rss_kib\": $(resident_kib), \"wrk\": $wrk"
 }
 
+# Bytes in large pieces; a request is one of them, whether the proxy knows it or not.
+case_large() {
+    path="bytes/$BULK_BYTES" connections="$BULK_CLIENTS" case_small
+}
+
+case_bulk() {
+    case_large
+}
+
 # Resident memory before and while many answered connections are held.
 case_idle() {
     local before after held input="$work/hold.in"
@@ -337,8 +355,9 @@ wait_for_hold() {
 
 # Runs wrk for $1 seconds and prints its figures as JSON.
 drive() {
-    taskset -c "$DRIVER_CORE" wrk --threads 1 --connections "$CLIENTS" --duration "${1}s" \
-        --latency --script "$ROOT/scripts/compare_wrk.lua" "http://$address/" \
+    taskset -c "$DRIVER_CORE" wrk --threads 1 --connections "${connections:-$CLIENTS}" \
+        --duration "${1}s" --latency --script "$ROOT/scripts/compare_wrk.lua" \
+        "http://$address/${path:-}" \
         | sed -n 's/^JSON //p'
 }
 

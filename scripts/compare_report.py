@@ -14,6 +14,8 @@ from statistics import median
 SUBJECTS = ["direct", "floor", "fastlb-io-uring", "fastlb-epoll", "nginx", "haproxy"]
 # Whose cost is put in proportion to everybody else's.
 BASES = ["fastlb-io-uring", "fastlb-epoll", "floor"]
+# What compare.sh asks for in its cases large and bulk.
+BULK_CLIENTS, BULK_BYTES = 16, 1024 * 1024
 # Below this the driver set the pace, and requests per second say nothing about the proxy.
 BUSY_PERCENT_MIN = 95
 # Above this other programs were at work on the proxy's core.
@@ -30,6 +32,8 @@ def main() -> int:
     rounds = [json.loads(line) for line in lines]
     print_machine(machine)
     print_small(by_subject(rounds, "small"), machine)
+    print_bulk("Large: HTTP with bodies of 1 MiB", by_subject(rounds, "large"))
+    print_bulk("Bulk: the same bytes in TCP mode", by_subject(rounds, "bulk"))
     print_idle(by_subject(rounds, "idle"))
     return 0
 
@@ -70,11 +74,34 @@ def print_small(subjects: dict[str, list[dict]], machine: dict) -> None:
     print_ratios(subjects)
 
 
+def print_bulk(title: str, subjects: dict[str, list[dict]]) -> None:
+    if not subjects:
+        return
+    print(f"\n## {title}, {BULK_CLIENTS} connections\n")
+    print_row("subject", "engine", "GB/s", "CPU ms/GB", "RSS MiB", "core busy", "errors", "note")
+    print_row(*["---"] * 2, *["---:"] * 4, *["---"] * 2)
+    for name, lines in subjects.items():
+        gigabytes = [line["wrk"]["requests"] * BULK_BYTES / 1e9 for line in lines]
+        cost = [1000 * line["ticks"] / line["tick_hz"] for line in lines]
+        pace = [gb * 1e6 / line["wrk"]["duration_us"] for gb, line in zip(gigabytes, lines)]
+        print_row(
+            name,
+            ", ".join(sorted({line["engine"] for line in lines})),
+            f"{median(pace):.2f}",
+            f"{median(ms / max(gb, 1e-9) for ms, gb in zip(cost, gigabytes)):.0f}",
+            f"{median(line['rss_kib'] for line in lines) / 1024:.1f}",
+            f"{median(map(busy_percent, lines)):.0f} %",
+            errors(lines),
+            remarks(lines),
+        )
+    print_ratios(subjects)
+
+
 def print_ratios(subjects: dict[str, list[dict]]) -> None:
     bases = [name for name in BASES if name in subjects]
     if not bases:
         return
-    print("\nCPU per request in proportion, per round, then the median (lowest to highest):\n")
+    print("\nCPU in proportion, per round, then the median (lowest to highest):\n")
     print_row("", *(f"{name} to it" for name in bases))
     print_row("---", *["---:"] * len(bases))
     for name, lines in subjects.items():
