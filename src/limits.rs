@@ -60,8 +60,9 @@ pub const SAME_BACKEND_PAUSE_MS: u64 = 10;
 pub const RETRY_BUDGET_PERCENT: u64 = 20;
 /// More of them each second, over all workers.
 pub const RETRY_BUDGET_PER_SECOND: u64 = 10;
-/// Seconds' worth of them that may be saved up.
-pub const RETRY_BUDGET_SECONDS: u64 = 10;
+/// Most of them that a worker may have saved up, so that the end of a backend costs none of the
+/// many requests that it had.
+pub const RETRY_BUDGET_MAX: u64 = 256;
 /// What a client is told to wait that finds no backend.
 pub const RETRY_AFTER_S: u64 = 2;
 /// Idle connections kept per backend and worker.
@@ -80,7 +81,7 @@ pub const HEALTH_RISE: u32 = 2;
 /// Checks in a row that take a backend down.
 pub const HEALTH_FALL: u32 = 3;
 /// Checks that may be under way at once; the others wait their turn.
-pub const HEALTH_CHECKS_MAX: usize = 256;
+pub const HEALTH_CHECKS_MAX: usize = 64;
 /// Bytes that the answer to a check is read in at a time.
 pub const HEALTH_READ_BYTES: usize = 1024;
 /// Failed requests in a row, over all workers, that eject a backend.
@@ -197,6 +198,7 @@ pub const DEMO_STOP_TIMEOUT_MS: u64 = 3_000;
 /// Time that the demo's own requests have to end once no more are sent.
 pub const DEMO_TRAFFIC_STOP_TIMEOUT_MS: u64 = 5_000;
 
+const _: () = assert!(HEALTH_CHECKS_MAX <= DESCRIPTORS_RESERVED / 2);
 const _: () = assert!(SMALL_CHUNK_BYTES <= HEAD_BYTES_MAX);
 const _: () = assert!(SLAB_BYTES.is_multiple_of(LARGE_CHUNK_BYTES));
 const _: () = assert!(SLAB_BYTES.is_multiple_of(SMALL_CHUNK_BYTES));

@@ -3,7 +3,7 @@
 //! It has a runtime of its own, on which the backends are checked, and never runs on a worker.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::sleep;
 
 use super::Fleet;
@@ -108,6 +108,7 @@ async fn steer(mut fleet: Fleet, checks: Option<Checks>, mut reports: mpsc::Rece
         tokio::select! {
             () = until(due_ms, now_ms) => {}
             Some(event) = reports.recv() => {
+                let now_ms = clock.elapsed_ms();
                 fleet.take(event, now_ms);
                 // All that is there makes one snapshot.
                 while let Ok(event) = reports.try_recv() {
@@ -115,11 +116,11 @@ async fn steer(mut fleet: Fleet, checks: Option<Checks>, mut reports: mpsc::Rece
                 }
             }
             event = result(&mut rounds) => {
-                let backend = event.backend;
+                let (backend, now_ms) = (event.backend, clock.elapsed_ms());
                 fleet.take(event, now_ms);
                 if let Some(rounds) = &mut rounds {
                     let soon = fleet.health.is_changing(backend);
-                    rounds.schedule(backend, soon, clock.elapsed_ms());
+                    rounds.schedule(backend, soon, now_ms);
                 }
             }
         }
@@ -147,6 +148,8 @@ struct Rounds {
     backends: Arc<[Backend]>,
     due: BinaryHeap<Reverse<(u64, BackendId)>>,
     under_way: JoinSet<Event>,
+    /// Of which backend each check is.
+    asked: HashMap<task::Id, BackendId>,
 }
 
 impl Rounds {
@@ -164,6 +167,7 @@ impl Rounds {
             backends,
             due,
             under_way: JoinSet::new(),
+            asked: HashMap::new(),
         }
     }
 
@@ -179,20 +183,30 @@ impl Rounds {
                 return;
             };
             let (checks, backends) = (self.checks.clone(), self.backends.clone());
-            self.under_way.spawn(async move {
+            let task = self.under_way.spawn(async move {
                 let asking = checks.check.ask(&backends[id.index()], checks.timeout);
-                let news: News = asking.await;
+                let news = asking.await;
                 Event { backend: id, news }
             });
+            self.asked.insert(task.id(), id);
         }
     }
 
     async fn result(&mut self) -> Event {
         loop {
-            match self.under_way.join_next().await {
-                Some(Ok(event)) => return event,
-                // A check that panicked is a bug, and not the backend's fault.
-                Some(Err(error)) => tracing::error!("a check failed in itself: {error}"),
+            match self.under_way.join_next_with_id().await {
+                Some(Ok((task, event))) => {
+                    self.asked.remove(&task);
+                    return event;
+                }
+                Some(Err(error)) => {
+                    // A check that panicked is a bug, and not the backend's fault.
+                    tracing::error!("a check failed in itself: {error}");
+                    if let Some(backend) = self.asked.remove(&error.id()) {
+                        let news = News::Unknown;
+                        return Event { backend, news };
+                    }
+                }
                 None => pending().await,
             }
         }

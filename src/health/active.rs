@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{CheckFailure, News};
 use crate::balance::Backend;
 use crate::http1::head::{ResponseHead, Scan, field_store};
-use crate::io::Address;
+use crate::io::{Address, is_out_of_resources};
 use crate::limits;
 
 /// How a backend is asked.
@@ -31,26 +31,29 @@ impl Check {
     /// Asks `backend`, for at most `limit`.
     pub async fn ask(&self, backend: &Backend, limit: Duration) -> News {
         let answer = timeout(limit, self.answer(backend)).await;
-        match answer.unwrap_or(Err(CheckFailure::Timeout)) {
-            Ok(()) => News::CheckPassed,
-            Err(failure) => News::CheckFailed(failure),
-        }
+        answer.unwrap_or(News::CheckFailed(CheckFailure::Timeout))
     }
 
-    async fn answer(&self, backend: &Backend) -> Result<(), CheckFailure> {
-        match &backend.address {
-            Address::Internet(address) => {
-                let stream = TcpStream::connect(address).await.map_err(refused)?;
+    async fn answer(&self, backend: &Backend) -> News {
+        let connected = match &backend.address {
+            Address::Internet(address) => TcpStream::connect(address).await.map(|stream| {
                 // Ended by a reset: a close would leave a port in TIME_WAIT for each check.
                 let _ = stream.set_zero_linger();
-                self.converse(stream, &backend.authority).await
-            }
+                Either::Internet(stream)
+            }),
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path.as_path()).await;
-                self.converse(stream.map_err(refused)?, &backend.authority)
-                    .await
+                stream.map(Either::Unix)
             }
-        }
+        };
+        let answer = match connected {
+            Ok(Either::Internet(stream)) => self.converse(stream, &backend.authority).await,
+            Ok(Either::Unix(stream)) => self.converse(stream, &backend.authority).await,
+            // Not the backend's fault, and nothing that is learnt of it.
+            Err(error) if is_out_of_resources(&error) => return News::Unknown,
+            Err(error) => Err(refused(&error)),
+        };
+        answer.map_or_else(News::CheckFailed, |()| News::CheckPassed)
     }
 
     async fn converse(
@@ -69,6 +72,11 @@ impl Check {
             Err(CheckFailure::Status(status))
         }
     }
+}
+
+enum Either {
+    Internet(TcpStream),
+    Unix(UnixStream),
 }
 
 /// The status of the final response to one request.
@@ -106,7 +114,7 @@ async fn get(
     }
 }
 
-fn refused(error: io::Error) -> CheckFailure {
+fn refused(error: &io::Error) -> CheckFailure {
     // Without the number, which an operator does not need.
     let text = error.to_string().to_lowercase();
     let words = text.split(" (os error").next().unwrap_or(&text);

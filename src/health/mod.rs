@@ -48,6 +48,8 @@ pub struct Event {
 pub enum News {
     /// A check passed.
     CheckPassed,
+    /// A check found nothing out, because this machine lacked what it takes.
+    Unknown,
     /// A check failed, with what it found.
     CheckFailed(CheckFailure),
     /// A request failed by the backend's fault.

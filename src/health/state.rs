@@ -193,6 +193,7 @@ impl FleetHealth {
         let before = self.health(backend);
         let reason = match news {
             News::CheckPassed => self.check_passed(backend, now_ms),
+            News::Unknown => None,
             News::CheckFailed(failure) => self.check_failed(backend, failure),
             News::Fault(fault) => self.fault(backend, fault, now_ms),
             News::Recovered => {
@@ -278,17 +279,21 @@ impl FleetHealth {
     }
 
     fn fault(&mut self, backend: BackendId, fault: Fault, now_ms: u64) -> Option<Reason> {
-        let may_eject = self.may_eject(backend);
         let rules = self.eject;
         let traffic = &mut self.members[backend.index()].traffic;
-        let Standing::Admitted { since_ms } = traffic.standing else {
+        if matches!(traffic.standing, Standing::Ejected { .. }) {
             // What was under way when it was ejected.
             return None;
-        };
+        }
         traffic.faults_in_row = traffic.faults_in_row.saturating_add(1);
-        if rules.after == 0 || traffic.faults_in_row < rules.after || !may_eject {
+        let enough = rules.after > 0 && traffic.faults_in_row >= rules.after;
+        if !enough || !self.may_eject(backend) {
             return None;
         }
+        let traffic = &mut self.members[backend.index()].traffic;
+        let Standing::Admitted { since_ms } = traffic.standing else {
+            return None;
+        };
         if now_ms >= since_ms + rules.time_max_ms {
             traffic.ejections = 0;
         }
@@ -302,15 +307,20 @@ impl FleetHealth {
         Some(Reason::Faults(faults, fault, time_ms))
     }
 
-    /// Whether one more may be ejected: within the part of the fleet that the rules name, and
-    /// never the last one that is picked, because bad answers are better than none.
+    /// Whether this one may be ejected too: within the part of the fleet that the rules name, and
+    /// never the last one that is picked, because bad answers are better than none. Who is down is
+    /// not picked anyway, and takes up no part.
     fn may_eject(&self, backend: BackendId) -> bool {
-        let ejected = self.members.iter().filter_map(Member::ejected_until);
-        let ejected = ejected.count();
+        let count = |health| {
+            let of_it = self
+                .members
+                .iter()
+                .filter(|member| member.health() == health);
+            of_it.count()
+        };
         let part = self.members.len() * self.eject.part_max as usize / 100;
-        let others = self.members.iter().enumerate();
-        let mut others = others.filter(|(index, _)| *index != backend.index());
-        ejected < part.max(1) && others.any(|(_, member)| member.health() == Health::Up)
+        let is_up = self.health(backend) == Health::Up;
+        is_up && count(Health::Ejected) < part.max(1) && count(Health::Up) > 1
     }
 }
 

@@ -73,7 +73,7 @@ impl<I: Io> Exchange<'_, I> {
     /// be sent again, a pooled connection that turns out to be dead is replaced, and another
     /// backend asked after one that failed.
     async fn forward(&mut self) -> Result<Answered, Cause> {
-        let (backends, clock) = (&self.gateway.backends, Stopwatch::start());
+        let (backends, mut clock) = (&self.gateway.backends, Stopwatch::start());
         backends.earn_retries();
         self.load()?;
         let kept = self.upload.consumed();
@@ -91,9 +91,10 @@ impl<I: Io> Exchange<'_, I> {
             let counters = &self.gateway.counters.backends[backend.index()];
             counters.requests.add(1);
 
-            let next = Cell::new(None);
+            let (next, wheel) = (Cell::new(None), &self.gateway.wheel);
             let elsewhere = || {
-                next.set(backends.elsewhere(backend, &mut tried.borrow_mut(), now_ms));
+                let mut tried = tried.borrow_mut();
+                next.set(backends.elsewhere(backend, &mut tried, wheel.now_ms()));
                 next.get().is_some()
             };
             let after_5xx: Option<&dyn Fn() -> bool> = match self.repeats_5xx() {
@@ -128,7 +129,8 @@ impl<I: Io> Exchange<'_, I> {
                 backends.failed(next, None);
                 return Err(cause);
             }
-            (backend, reuse) = (next, Reuse::Allowed);
+            // The next one is not charged with the time that this one took.
+            (backend, reuse, clock) = (next, Reuse::Allowed, Stopwatch::start());
             self.gateway.counters.retries.add(1);
         }
     }
@@ -230,6 +232,7 @@ impl<I: Io> Exchange<'_, I> {
         let Client {
             stream, deadline, ..
         } = &mut *self.client;
+        self.gateway.backends.reached(upstream.backend);
         let greeting = mem::take(&mut self.scratch.response);
         let (gateway, upstream) = (self.gateway, &mut *upstream);
         // Boxed, because every exchange has room for what is in its future.

@@ -54,6 +54,13 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     )
 }
 
+/// Whether an operation failed because the process or the system has no descriptor or port left,
+/// which is no fault of the peer.
+pub fn is_out_of_resources(error: &io::Error) -> bool {
+    // What connect(2) says where no local port is free.
+    error.kind() == io::ErrorKind::AddrNotAvailable || is_out_of_descriptors(error)
+}
+
 /// The address that a socket is bound to.
 ///
 /// # Errors

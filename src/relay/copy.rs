@@ -284,7 +284,7 @@ async fn advance<I: Io>(
         match splice(|bytes| half.spliced(bytes), from, to, most, pace).await? {
             Batch::Moved => {}
             Batch::End => half.close()?,
-            Batch::NoPipe => half.bulk = false,
+            Batch::Copy => half.bulk = false,
         }
         return Ok(());
     }

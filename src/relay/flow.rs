@@ -114,11 +114,16 @@ impl<I: Io> Flow<'_, I> {
             options,
         };
         let links = (&downlink, &uplink);
-        let end = directions.run(&io, links, vigil, is_draining).await;
+        let (end, answered) = directions.run(&io, links, vigil, is_draining).await;
         let end = if wheel.is_cut() { FlowEnd::Cut } else { end };
         if !end.is_clean() {
-            io.abort(&downlink);
             io.abort(&uplink);
+            if answered && end == FlowEnd::BackendLost {
+                // All that the backend had to say may still be on its way to the client.
+                io.half_close(&downlink);
+            } else {
+                io.abort(&downlink);
+            }
         }
         end
     }
@@ -165,8 +170,8 @@ where
         (downlink, uplink): (&I::Socket, &I::Socket),
         mut vigil: Vigil<'_, impl Fn() -> u64>,
         is_draining: impl Fn() -> bool,
-    ) -> FlowEnd {
-        poll_fn(|cx| {
+    ) -> (FlowEnd, bool) {
+        let end = poll_fn(|cx| {
             // A close is passed on, unless the other direction is lost: then there is a reset. The
             // kernel tells of one once, so a send may have heard of it and a receive finds an end.
             let (sent_all, answered_all) = (self.upload.poll(cx), self.download.poll(cx));
@@ -187,8 +192,9 @@ where
                 true => FlowEnd::Drained,
                 false => FlowEnd::Idle,
             })
-        })
-        .await
+        });
+        let end = end.await;
+        (end, matches!(self.download.end, Some(Ok(()))))
     }
 
     fn is_half_closed(&self) -> bool {

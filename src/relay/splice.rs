@@ -17,8 +17,9 @@ pub(super) enum Batch {
     Moved,
     /// The source has ended.
     End,
-    /// There is no pipe to be had.
-    NoPipe,
+    /// There is no pipe to be had, or what comes next does not go through one: the bytes are to
+    /// be copied.
+    Copy,
 }
 
 /// Waits until something has come and moves it, at most `most` bytes. The stream must be at rest.
@@ -33,27 +34,26 @@ pub(super) async fn splice<I: Io>(
 ) -> Result<Batch, RelayEnd> {
     let turn = limits::RELAY_TURN_BYTES_MAX;
     let most = usize::try_from(most).map_or(turn, |most| most.min(turn));
-    loop {
-        pace.deadline.set(pace.idle);
-        from.readable(pace.deadline).await.map_err(source_end)?;
-        let Some(mut pipe) = from.io.pipe() else {
-            return Ok(Batch::NoPipe);
-        };
-        match from.io.splice_in(&from.socket, &mut pipe, most) {
-            Ok(Some(0)) => return Ok(Batch::End),
-            Ok(Some(moved)) => {
-                took(moved);
-                pace.came(moved);
-                empty(&from.io, pipe, to, pace).await.map_err(sink_end)?;
-                return Ok(Batch::Moved);
-            }
-            // Ready, and then nothing there: it happens.
-            Ok(None) => {}
-            // The call is forbidden here, which is no fault of the source. Not so any other error:
-            // the kernel tells of a reset once, and a receive would find a clean end.
-            Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(Batch::NoPipe),
-            Err(_) => return Err(RelayEnd::SourceLost),
+    pace.deadline.set(pace.idle);
+    from.readable(pace.deadline).await.map_err(source_end)?;
+    let Some(mut pipe) = from.io.pipe() else {
+        return Ok(Batch::Copy);
+    };
+    match from.io.splice_in(&from.socket, &mut pipe, most) {
+        Ok(Some(0)) => Ok(Batch::End),
+        Ok(Some(moved)) => {
+            took(moved);
+            pace.came(moved);
+            empty(&from.io, pipe, to, pace).await.map_err(sink_end)?;
+            Ok(Batch::Moved)
         }
+        // Ready, and yet nothing there for a pipe: urgent data is in the way, which only a receive
+        // steps over.
+        Ok(None) => Ok(Batch::Copy),
+        // The call is forbidden here, which is no fault of the source. Not so any other error:
+        // the kernel tells of a reset once, and a receive would find a clean end.
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(Batch::Copy),
+        Err(_) => Err(RelayEnd::SourceLost),
     }
 }
 

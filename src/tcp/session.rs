@@ -28,6 +28,7 @@ pub(crate) fn open<I: Io, G>(
             Ok(mut upstream) => {
                 let counters = &gateway.counters.backends[upstream.backend.index()];
                 counters.requests.add(1);
+                gateway.backends.reached(upstream.backend);
                 let (greeting, took_us) = (Parcel::default(), clock.elapsed_us());
                 let (client, upstream) = (&mut client, &mut *upstream);
                 let joined = join(&gateway, client, upstream, greeting, &deadline, took_us);

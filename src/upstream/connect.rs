@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Backends;
 use crate::balance::BackendId;
-use crate::io::{Address, Deadline, Expired, Io, is_out_of_descriptors};
+use crate::io::{Address, Deadline, Expired, Io, is_out_of_descriptors, is_out_of_resources};
 use crate::limits;
 use crate::relay::Stream;
 
@@ -51,9 +51,7 @@ impl From<Expired> for DialError {
 
 impl From<std::io::Error> for DialError {
     fn from(error: std::io::Error) -> Self {
-        // What connect(2) says where no local port is free.
-        let no_port = error.kind() == std::io::ErrorKind::AddrNotAvailable;
-        if no_port || is_out_of_descriptors(&error) {
+        if is_out_of_resources(&error) {
             Self::Exhausted
         } else {
             Self::Failed

@@ -38,8 +38,8 @@ pub struct Options {
     pub pool_idle_timeout: Duration,
     /// What else than a refused connection makes a request go to another backend.
     pub retry_on: RetryOn,
-    /// Retries a second that this worker may always make.
-    pub retries_per_second: u64,
+    /// Hundredths of a retry that this worker may always make each second.
+    pub retry_hundredths_per_second: u64,
 }
 
 /// All backends as one worker sees them.
@@ -71,7 +71,7 @@ impl<I: Io> Backends<I> {
             balancer,
             pool,
             options,
-            budget: Budget::new(options.retries_per_second),
+            budget: Budget::new(options.retry_hundredths_per_second),
             reports: Reports::new(reports, counters.backends.len()),
             counters,
         }
@@ -114,6 +114,11 @@ impl<I: Io> Backends<I> {
     /// As [`Backends::answered`], for what has no status.
     pub(crate) fn served(&self, backend: BackendId, took_us: u64) {
         self.balancer.done(backend, &Outcome::Answered { took_us });
+        self.reports.well(backend, &self.counters.reports_lost);
+    }
+
+    /// A connection to `backend` was made, which for TCP is as much as can be said of it for long.
+    pub(crate) fn reached(&self, backend: BackendId) {
         self.reports.well(backend, &self.counters.reports_lost);
     }
 

@@ -31,16 +31,17 @@ impl Reports {
 
     /// A request went well.
     pub(super) fn well(&self, backend: BackendId, lost: &Counter) {
-        if self.failing[backend.index()].replace(false) {
-            self.send(backend, News::Recovered, lost);
+        let failing = &self.failing[backend.index()];
+        if failing.get() && self.send(backend, News::Recovered, lost) {
+            failing.set(false);
         }
     }
 
     /// Never waits: what the control thread has no room for is counted, and lost.
-    fn send(&self, backend: BackendId, news: News, lost: &Counter) {
-        if self.line.try_send(Event { backend, news }).is_err() {
-            lost.add(1);
-        }
+    fn send(&self, backend: BackendId, news: News, lost: &Counter) -> bool {
+        let sent = self.line.try_send(Event { backend, news }).is_ok();
+        lost.add(u64::from(!sent));
+        sent
     }
 }
 

@@ -75,7 +75,8 @@ impl<I: Io> Backends<I> {
             }
             counters.connect_failures.add(1);
             let next = self.redispatch(backend, tried, now_ms);
-            if next.is_none() && failure == DialError::Failed && self.tries_again(tries) {
+            let again = failure == DialError::Failed && self.tries_again(tries, tried);
+            if next.is_none() && again {
                 tries += 1;
                 self.io.sleep(SAME_BACKEND_PAUSE).await;
                 self.counters.retries.add(1);
@@ -102,17 +103,21 @@ impl<I: Io> Backends<I> {
 
     /// Whether a backend that refused is tried once more, there being no other: it may be on its
     /// way up.
-    fn tries_again(&self, tries: u32) -> bool {
+    fn tries_again(&self, tries: u32, tried: &Tried) -> bool {
         let again = self.options.retry_on.connect && self.options.retries > 0;
-        again && tries < limits::SAME_BACKEND_TRIES
+        again && tries < limits::SAME_BACKEND_TRIES && !self.is_any_left(tried)
+    }
+
+    /// Whether a backend is up that is not among the `tried`.
+    fn is_any_left(&self, tried: &Tried) -> bool {
+        let mut fleet = self.fleet.borrow_mut();
+        fleet.load().slots().iter().any(|id| !tried.contains(id))
     }
 
     fn unreachable(&self, failure: DialError, tried: &Tried) -> Cause {
-        let mut fleet = self.fleet.borrow_mut();
-        let another = fleet.load().slots().iter().any(|id| !tried.contains(id));
         match failure {
             DialError::TimedOut => Cause::ConnectTimeout,
-            _ if another => Cause::ConnectFailed,
+            _ if self.is_any_left(tried) => Cause::ConnectFailed,
             _ => Cause::NoBackend,
         }
     }
@@ -206,7 +211,7 @@ mod tests {
             pool_idle_max: 1,
             pool_idle_timeout: Duration::from_secs(1),
             retry_on: RetryOn::default(),
-            retries_per_second: 1,
+            retry_hundredths_per_second: 100,
         };
         let (reports, _heard) = mpsc::channel(16);
         let world = World::new(0, Network::default(), BufferOptions::default());

@@ -245,7 +245,7 @@ proptest! {
             }
             let healths: Vec<Health> = (0..count).map(|index| fleet.health(id(index))).collect();
             prop_assert_eq!(&healths, &told, "every change is told");
-            let ejected = fleet.members.iter().filter_map(Member::ejected_until).count();
+            let ejected = healths.iter().filter(|&&health| health == Health::Ejected).count();
             prop_assert!(ejected <= (count / 10).max(1));
         }
         // Left alone, with passing checks, everybody comes back.

@@ -78,7 +78,7 @@ impl Scenario {
                     reset: rng.bool(),
                     status_5xx: rng.bool(),
                 },
-                retries_per_second: pick(rng, &[1, 10]),
+                retry_hundredths_per_second: pick(rng, &[10, 1_000]),
             },
             backends: rng.usize(1..=4),
             clients: rng.u64(1..=6),
