@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use crate::support::{
     Checker, Client, Conversation, Engine, Framing, Origin, Pattern, Proxy, eventually, get, now,
     ok, pause,
@@ -13,6 +15,7 @@ use crate::support::{
 
 on_both_engines! {
     large_request_by_length,
+    urgent_data_stops_no_body,
     large_response_by_length,
     chunked_request,
     chunked_response,
@@ -48,6 +51,29 @@ fn large_request_by_length(engine: Engine) {
     );
     assert_eq!(client.post("/", &Pattern::new().whole(5)).text(), "5");
     drop((client, origin));
+    proxy.finish();
+}
+
+/// Urgent data is not part of the stream, and splice(2) does not step over it.
+fn urgent_data_stops_no_body(engine: Engine) {
+    let origin = counting_origin();
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.send(format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {MEDIUM}\r\n\r\n"
+    ));
+    let writer = client.wire().writer();
+    for (place, piece) in Pattern::new().pieces(MEDIUM).enumerate() {
+        client.send(piece);
+        // One is enough; of two, the kernel would put the first into the stream.
+        if place == 3 {
+            let urgent = SockRef::from(&writer).send_out_of_band(b"!");
+            assert_eq!(urgent.expect("the proxy reads on"), 1);
+        }
+    }
+    let response = client.response().expect_status(200);
+    assert_eq!(response.text(), MEDIUM.to_string());
+    drop((client, writer, origin));
     proxy.finish();
 }
 
