@@ -74,6 +74,8 @@ pub const HEALTH_INTERVAL_MS: u64 = 2_000;
 pub const HEALTH_TIMEOUT_MS: u64 = 1_000;
 /// Part of the interval by which checks are spread at random, so that they do not come in bursts.
 pub const HEALTH_JITTER_PERCENT: u64 = 10;
+/// Grain of the moments at which checks begin.
+pub const HEALTH_STEP_MS: u64 = 100;
 /// How much more often a backend is checked while its state is changing.
 pub const HEALTH_FASTER_TIMES: u64 = 4;
 /// Checks in a row that bring a backend up.

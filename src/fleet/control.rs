@@ -116,11 +116,13 @@ async fn steer(mut fleet: Fleet, checks: Option<Checks>, mut reports: mpsc::Rece
                 }
             }
             event = result(&mut rounds) => {
-                let (backend, now_ms) = (event.backend, clock.elapsed_ms());
-                fleet.take(event, now_ms);
-                if let Some(rounds) = &mut rounds {
-                    let soon = fleet.health.is_changing(backend);
-                    rounds.schedule(backend, soon, now_ms);
+                let (mut ended, now_ms) = (Some(event), clock.elapsed_ms());
+                // Checks that began together end together.
+                while let (Some(event), Some(rounds)) = (ended.take(), &mut rounds) {
+                    let backend = event.backend;
+                    fleet.take(event, now_ms);
+                    rounds.schedule(backend, fleet.health.is_changing(backend), now_ms);
+                    ended = rounds.next_ended();
                 }
             }
         }
@@ -159,7 +161,7 @@ impl Rounds {
         let count = backends.len() as u64;
         let first = |(place, backend): (u64, &Backend)| {
             let due_ms = place * interval_ms / count;
-            Reverse((due_ms, backend.id))
+            Reverse((due_ms.next_multiple_of(limits::HEALTH_STEP_MS), backend.id))
         };
         let due = (0..).zip(backends.iter()).map(first).collect();
         Self {
@@ -194,20 +196,33 @@ impl Rounds {
 
     async fn result(&mut self) -> Event {
         loop {
-            match self.under_way.join_next_with_id().await {
-                Some(Ok((task, event))) => {
-                    self.asked.remove(&task);
-                    return event;
-                }
-                Some(Err(error)) => {
-                    // A check that panicked is a bug, and not the backend's fault.
-                    tracing::error!("a check failed in itself: {error}");
-                    if let Some(backend) = self.asked.remove(&error.id()) {
-                        let news = News::Unknown;
-                        return Event { backend, news };
-                    }
-                }
-                None => pending().await,
+            let ended = self.under_way.join_next_with_id().await;
+            match ended.and_then(|ended| self.news_of(ended)) {
+                Some(event) => return event,
+                None if self.under_way.is_empty() => pending().await,
+                None => {}
+            }
+        }
+    }
+
+    /// The result of a check that has ended already, if there is one.
+    fn next_ended(&mut self) -> Option<Event> {
+        let ended = self.under_way.try_join_next_with_id()?;
+        self.news_of(ended)
+    }
+
+    fn news_of(&mut self, ended: Result<(task::Id, Event), task::JoinError>) -> Option<Event> {
+        match ended {
+            Ok((task, event)) => {
+                self.asked.remove(&task);
+                Some(event)
+            }
+            Err(error) => {
+                // A check that panicked is a bug, and not the backend's fault.
+                tracing::error!("a check failed in itself: {error}");
+                let backend = self.asked.remove(&error.id())?;
+                let news = News::Unknown;
+                Some(Event { backend, news })
             }
         }
     }
@@ -222,6 +237,8 @@ impl Rounds {
         };
         let jitter_ms = pause_ms * limits::HEALTH_JITTER_PERCENT / 100;
         let pause_ms = pause_ms - jitter_ms + fastrand::u64(0..=2 * jitter_ms);
-        self.due.push(Reverse((now_ms + pause_ms, backend)));
+        // In steps, so that a large fleet is checked in a few turns and not in thousands.
+        let due_ms = (now_ms + pause_ms).next_multiple_of(limits::HEALTH_STEP_MS);
+        self.due.push(Reverse((due_ms, backend)));
     }
 }
