@@ -167,7 +167,9 @@ pub const WHEEL_SLOTS: usize = 1024;
 pub const DESCRIPTORS_RESERVED: usize = 128;
 /// More of them for each worker, its pipes among them.
 pub const DESCRIPTORS_RESERVED_PER_WORKER: usize = 16 + 2 * PIPES_MAX;
-/// Exchanges whose memory a worker keeps for the next ones.
+/// Exchanges whose memory a worker keeps for the next ones in any case.
+pub const EXCHANGES_SPARE_MIN: usize = 16;
+/// Exchanges whose memory it keeps for as long as they are needed.
 pub const EXCHANGES_SPARE_MAX: usize = 256;
 /// Bytes of a buffer that is kept for the next exchange; a larger one is given back.
 pub const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;

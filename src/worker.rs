@@ -122,14 +122,16 @@ async fn serve<I: Io>(io: I, options: Options, ready: impl FnOnce()) -> io::Resu
         .map(|listener| io.listener(listener));
     let listeners: Vec<I::Listener> = listeners.collect::<io::Result<_>>()?;
     let stopped = Rc::new(Cell::new(false));
+    let sessions = Sessions::new(gateway.clone());
     let ticking = spawn_local(tick(
         gateway.clone(),
+        sessions.clone(),
         door.clone(),
         options.pulse,
         stopped.clone(),
     ));
     let keeping = spawn_local(keep_pool(gateway.clone()));
-    let accepting = accept(options.mode, &gateway, &door, &listeners);
+    let accepting = accept(options.mode, &gateway, &sessions, &door, &listeners);
     ready();
 
     // An error means that whoever drives us is gone, which is a reason to stop as well.
@@ -181,10 +183,10 @@ async fn drain<I: Io>(
 fn accept<I: Io>(
     mode: Mode,
     gateway: &Rc<Gateway<I>>,
+    sessions: &Rc<Sessions<I>>,
     door: &Rc<Door>,
     listeners: &[I::Listener],
 ) -> Vec<JoinHandle<()>> {
-    let sessions = Sessions::new(gateway.clone());
     let accept_on = |listener: &I::Listener| {
         let (sessions, gateway_of_tcp) = (sessions.clone(), gateway.clone());
         // A session that panics ends alone: its task is the boundary.
@@ -212,6 +214,7 @@ async fn keep_pool<I: Io>(gateway: Rc<Gateway<I>>) {
 /// The worker's clock: everything that happens once a tick.
 async fn tick<I: Io>(
     gateway: Rc<Gateway<I>>,
+    sessions: Rc<Sessions<I>>,
     door: Rc<Door>,
     pulse: Arc<AtomicU64>,
     stopped: Rc<Cell<bool>>,
@@ -226,6 +229,7 @@ async fn tick<I: Io>(
         gateway.wheel.advance(now_ms);
         gateway.backends.tick(now_ms);
         gateway.io.tick();
+        sessions.tick();
         door.tick();
         let waits = gateway.io.usage().chunk_waits;
         gateway

@@ -50,6 +50,8 @@ pub(crate) struct Sessions<I: Io> {
     gateway: Rc<Gateway<I>>,
     /// The memory of exchanges that are over.
     spare: RefCell<Vec<Busy<I>>>,
+    /// As much of it as nobody has needed since the last tick.
+    unneeded: Cell<usize>,
 }
 
 impl<I: Io> Sessions<I> {
@@ -58,6 +60,7 @@ impl<I: Io> Sessions<I> {
         Rc::new(Self {
             gateway,
             spare: RefCell::default(),
+            unneeded: Cell::new(0),
         })
     }
 
@@ -112,8 +115,18 @@ impl<I: Io> Sessions<I> {
         filled == Ok(Fill::Bytes)
     }
 
+    /// Gives back what a burst has left over and nobody needed since the last tick.
+    pub(crate) fn tick(&self) {
+        let mut spare = self.spare.borrow_mut();
+        let needed = spare.len() - self.unneeded.get();
+        spare.truncate(needed.max(limits::EXCHANGES_SPARE_MIN));
+        self.unneeded.set(spare.len());
+    }
+
     fn busy(&self) -> Busy<I> {
-        let spare = self.spare.borrow_mut().pop();
+        let mut spares = self.spare.borrow_mut();
+        let spare = spares.pop();
+        self.unneeded.set(self.unneeded.get().min(spares.len()));
         spare.unwrap_or_else(|| Busy::new(self.gateway.clone()))
     }
 
