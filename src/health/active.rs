@@ -35,20 +35,29 @@ impl Check {
     }
 
     async fn answer(&self, backend: &Backend) -> News {
-        let connected = match &backend.address {
-            Address::Internet(address) => TcpStream::connect(address).await.map(|stream| {
-                // Ended by a reset: a close would leave a port in TIME_WAIT for each check.
-                let _ = stream.set_zero_linger();
-                Either::Internet(stream)
-            }),
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path.as_path()).await;
-                stream.map(Either::Unix)
+        let authority = &backend.authority;
+        match &backend.address {
+            Address::Internet(address) => {
+                let connected = TcpStream::connect(address).await.inspect(|stream| {
+                    // Ended by a reset: a close would leave a port in TIME_WAIT for each check.
+                    let _ = stream.set_zero_linger();
+                });
+                self.judge(connected, authority).await
             }
-        };
+            Address::Unix(path) => {
+                let connected = UnixStream::connect(path.as_path()).await;
+                self.judge(connected, authority).await
+            }
+        }
+    }
+
+    async fn judge(
+        &self,
+        connected: io::Result<impl AsyncRead + AsyncWrite + Unpin>,
+        authority: &str,
+    ) -> News {
         let answer = match connected {
-            Ok(Either::Internet(stream)) => self.converse(stream, &backend.authority).await,
-            Ok(Either::Unix(stream)) => self.converse(stream, &backend.authority).await,
+            Ok(stream) => self.converse(stream, authority).await,
             // Not the backend's fault, and nothing that is learnt of it.
             Err(error) if is_out_of_resources(&error) => return News::Unknown,
             Err(error) => Err(refused(&error)),
@@ -72,11 +81,6 @@ impl Check {
             Err(CheckFailure::Status(status))
         }
     }
-}
-
-enum Either {
-    Internet(TcpStream),
-    Unix(UnixStream),
 }
 
 /// The status of the final response to one request.

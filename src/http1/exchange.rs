@@ -97,10 +97,9 @@ impl<I: Io> Exchange<'_, I> {
                 next.set(backends.elsewhere(backend, &mut tried, wheel.now_ms()));
                 next.get().is_some()
             };
-            let after_5xx: Option<&dyn Fn() -> bool> = match self.repeats_5xx() {
-                true => Some(&elsewhere),
-                false => None,
-            };
+            let after_5xx = self
+                .repeats_5xx()
+                .then_some(&elsewhere as &dyn Fn() -> bool);
             let cause = match self.attempt(&mut upstream, after_5xx).await {
                 Ok(answered) => {
                     if answered.switches() {

@@ -99,9 +99,16 @@ fn what_is_pipelined_behind_is_not_lost_silently(engine: Engine) {
 fn who_waits_in_the_queue_is_served(engine: Engine) {
     let origin = Origin::named("a");
     let proxy = Proxy::before(engine, &origin);
+    let address = proxy.address;
+    serve_the_queue(proxy, || Client::connect(address));
+}
+
+/// Has clients wait in the queue of the listener, begins the drain, and demands that each of them
+/// is served before the end.
+pub(crate) fn serve_the_queue(proxy: Proxy, connect: impl Fn() -> Client) {
     let mut clients: Vec<Client> = (0..50)
         .map(|_| {
-            let client = Client::connect(proxy.address);
+            let client = connect();
             client.send(get("/queued"));
             client
         })

@@ -169,14 +169,19 @@ fn turns_are_taken_by_connection(engine: Engine) {
     proxy.finish();
 }
 
-fn a_reset_by_the_client_is_passed_on(engine: Engine) {
-    let origin = Origin::start(|conversation| {
+/// Returns five bytes, and demands a reset behind them.
+fn origin_that_is_reset() -> Origin {
+    Origin::start(|conversation| {
         let mut stream = conversation.wire().writer();
         let mut heard = [0; 5];
         stream.read_exact(&mut heard).expect("the client speaks");
         stream.write_all(&heard).expect("the client listens");
         expect_reset(&mut stream);
-    });
+    })
+}
+
+fn a_reset_by_the_client_is_passed_on(engine: Engine) {
+    let origin = origin_that_is_reset();
     let proxy = tcp(engine, &origin, &[]);
     let mut client = connect(&proxy);
     ask(&mut client, b"hello");
@@ -224,13 +229,7 @@ fn a_reset_in_the_middle_of_bulk_leaves_nothing(engine: Engine) {
 }
 
 fn who_says_nothing_for_too_long_is_reset(engine: Engine) {
-    let origin = Origin::start(|conversation| {
-        let mut stream = conversation.wire().writer();
-        let mut heard = [0; 5];
-        stream.read_exact(&mut heard).expect("the client speaks");
-        stream.write_all(&heard).expect("the client listens");
-        expect_reset(&mut stream);
-    });
+    let origin = origin_that_is_reset();
     let proxy = tcp(engine, &origin, &["--tcp-idle-timeout", "1s"]);
     let mut client = connect(&proxy);
     ask(&mut client, b"hello");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::drain::serve_the_queue;
 use crate::support::{
     Broken, Client, Engine, Folder, Framing, Origin, Pattern, Process, Proxy, answer, eventually,
     get, now, ok, pause,
@@ -257,21 +258,7 @@ fn who_waits_in_the_queue_is_served(engine: Engine) {
     let folder = Folder::new();
     let (path, origin) = (folder.file("lb"), Origin::named("a"));
     let proxy = listening(engine, &path, &origin.backend(), &["--cores", "2"]);
-    let mut clients: Vec<Client> = (0..50)
-        .map(|_| {
-            let client = Client::connect_unix(&path);
-            client.send(get("/queued"));
-            client
-        })
-        .collect();
-    proxy.signal("TERM");
-    for client in &mut clients {
-        assert_eq!(client.response().expect_status(200).text(), "/queued");
-        client.expect_close();
-    }
-    let exit = proxy.wait_exit();
-    exit.expect_clean();
-    assert_eq!(exit.cut, 0, "{exit:?}");
+    serve_the_queue(proxy, || Client::connect_unix(&path));
     assert!(!Path::new(&path).exists(), "the file is left");
 }
 
