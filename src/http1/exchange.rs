@@ -240,7 +240,8 @@ impl<I: Io> Exchange<'_, I> {
         ));
         let end = joined.await;
         if !end.is_clean() {
-            debug!(client = ?self.client.peer, end = end.reason(), "a tunnel ended early");
+            let client = self.client.peer.address();
+            debug!(?client, end = end.reason(), "a tunnel ended early");
         }
     }
 
@@ -368,7 +369,7 @@ async fn refuse<I: Io>(
     let Refused { end, plan } = refused;
     // What was not understood, or comes behind it, may wait long for a client that does not read.
     client.stream.inbox.settle();
-    let client_address = client.peer.map(tracing::field::display);
+    let client_address = client.peer.address().map(tracing::field::display);
     debug!(client = client_address, %end, "an exchange ended early");
     if gateway.wheel.is_cut() {
         return After::Abort;

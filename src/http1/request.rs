@@ -71,7 +71,8 @@ fn translate<I: Io>(
     let head = RequestHead::parse(bytes, &mut store).map_err(bad)?;
     let plan = framing::request(&head).map_err(bad)?;
     gateway.counters.requests.add(1);
-    let trusted = gateway.trusts(client.peer);
+    let peer = client.peer.address();
+    let trusted = gateway.trusts(peer);
     let now_ms = gateway.wheel.now_ms();
     let picked = gateway
         .backends
@@ -80,7 +81,7 @@ fn translate<I: Io>(
             // the end: backends of one fleet stand for the same site.
             let authority = &fleet.backend(backend).authority;
             let forward = Forward {
-                peer: client.peer,
+                peer,
                 trusted,
                 authority,
             };

@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -22,8 +22,28 @@ use crate::relay::{Fill, Inbox, Stop, Stream};
 pub(crate) struct Client<I: Io> {
     pub(super) stream: Stream<I>,
     pub(super) deadline: Deadline,
-    /// Has none where it came over a Unix socket.
-    pub(super) peer: Option<IpAddr>,
+    pub(super) peer: Peer,
+}
+
+/// The client's address. Every idle connection keeps one, so that it is as small as it can be: an
+/// IPv4 address is mapped (RFC 4291 section 2.5.5.2), and `::`, which is nobody's, is none.
+#[derive(Clone, Copy)]
+pub(super) struct Peer(Ipv6Addr);
+
+impl Peer {
+    fn new(peer: Option<SocketAddr>) -> Self {
+        Self(match peer.map(|peer| peer.ip()) {
+            Some(IpAddr::V4(address)) => address.to_ipv6_mapped(),
+            Some(IpAddr::V6(address)) => address,
+            None => Ipv6Addr::UNSPECIFIED,
+        })
+    }
+
+    /// `None` where the client came over a Unix socket.
+    pub(super) fn address(self) -> Option<IpAddr> {
+        let Self(address) = self;
+        (!address.is_unspecified()).then(|| address.to_canonical())
+    }
 }
 
 /// The buffers of an exchange.
@@ -75,7 +95,7 @@ impl<I: Io> Sessions<I> {
         let mut idle = Some(Box::new(Client {
             stream: Stream::new(self.gateway.io.clone(), socket),
             deadline: self.gateway.wheel.deadline(),
-            peer: peer.map(|peer| peer.ip().to_canonical()),
+            peer: Peer::new(peer),
         }));
         // A block and not an `async fn`, whose future would have room for its arguments twice.
         async move {
@@ -246,7 +266,7 @@ async fn linger<I: Io>(client: &mut Client<I>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Client, Sessions};
+    use super::{Client, Peer, Sessions};
     use crate::io::{Epoll, Uring};
     use crate::listener::Guest;
 
@@ -255,6 +275,20 @@ mod tests {
 
     fn output_size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
+    }
+
+    #[test]
+    fn a_peer_comes_back_as_it_is_written() {
+        for (text, written) in [
+            ("192.0.2.1:80", "192.0.2.1"),
+            ("[::ffff:192.0.2.1]:80", "192.0.2.1"),
+            ("[2001:db8::1]:80", "2001:db8::1"),
+            ("[::1]:80", "::1"),
+        ] {
+            let address = Peer::new(Some(text.parse().unwrap())).address();
+            assert_eq!(address, Some(written.parse().unwrap()), "{text}");
+        }
+        assert_eq!(Peer::new(None).address(), None);
     }
 
     #[test]
