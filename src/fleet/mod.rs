@@ -16,6 +16,7 @@ pub use control::{Checks, Control};
 use crate::balance::{Backend, BackendId, Snapshot};
 use crate::config::BackendConfig;
 use crate::health::{Change, Event, FleetHealth, Health};
+use crate::io::Address;
 
 /// The current snapshot, as whoever picks holds it.
 pub type Published = Arc<ArcSwap<Snapshot>>;
@@ -26,8 +27,8 @@ pub struct Fleet {
     backends: Arc<[Backend]>,
     health: FleetHealth,
     published: Published,
-    /// Something has changed since the last snapshot.
-    stale: bool,
+    /// What has changed since the last snapshot.
+    changes: Vec<Change>,
 }
 
 impl Fleet {
@@ -44,7 +45,7 @@ impl Fleet {
             backends,
             health,
             published: Arc::new(ArcSwap::from_pointee(first)),
-            stale: false,
+            changes: Vec::new(),
         }
     }
 
@@ -55,16 +56,12 @@ impl Fleet {
 
     /// Takes in what was learnt at `now_ms`.
     pub fn take(&mut self, event: Event, now_ms: u64) {
-        if let Some(change) = self.health.take(event, now_ms) {
-            self.note(&change);
-        }
+        self.changes.extend(self.health.take(event, now_ms));
     }
 
     /// Readmits whose ejection is over at `now_ms`.
     pub fn advance(&mut self, now_ms: u64) {
-        for change in self.health.advance(now_ms) {
-            self.note(&change);
-        }
+        self.changes.extend(self.health.advance(now_ms));
     }
 
     /// When [`Fleet::advance`] has something to do; `None` where it never will.
@@ -73,30 +70,29 @@ impl Fleet {
     }
 
     /// Publishes a snapshot of what has changed, for everybody at once. A pick that has begun ends
-    /// on the one it read.
+    /// on the one it read; what the log says of a change is in force by then.
     pub fn publish(&mut self) {
-        if !std::mem::take(&mut self.stale) {
+        if self.changes.is_empty() {
             return;
         }
         let snapshot = Snapshot::new(self.backends.clone(), |id| self.health.health(id));
-        if snapshot.slots().is_empty() {
+        let all_down = snapshot.slots().is_empty();
+        self.published.store(Arc::new(snapshot));
+        for change in self.changes.drain(..) {
+            let address = &self.backends[change.backend.index()].address;
+            say(address, &change);
+        }
+        if all_down {
             warn!("no backend is up: every request is answered with 503");
         }
-        self.published.store(Arc::new(snapshot));
     }
+}
 
-    fn note(&mut self, change: &Change) {
-        self.stale = true;
-        let Change {
-            backend,
-            health,
-            reason,
-        } = change;
-        let address = &self.backends[backend.index()].address;
-        match health {
-            Health::Up => info!("backend {address} is up: {reason}"),
-            Health::Down | Health::Ejected => warn!("backend {address} is {health}: {reason}"),
-        }
+fn say(address: &Address, change: &Change) {
+    let Change { health, reason, .. } = change;
+    match health {
+        Health::Up => info!("backend {address} is up: {reason}"),
+        Health::Down | Health::Ejected => warn!("backend {address} is {health}: {reason}"),
     }
 }
 

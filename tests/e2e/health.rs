@@ -142,7 +142,8 @@ fn bad_answers_eject_and_time_readmits(engine: Engine) {
         "--eject-after",
         "3",
         "--eject-time",
-        "1s",
+        // Longer than the requests that are sent meanwhile take on a busy machine.
+        "3s",
     ];
     let proxy = Proxy::start(engine, &flags);
     let mut client = Client::connect(proxy.address);
