@@ -18,6 +18,7 @@ rounds=5
 seconds=5
 cases=(small idle direct)
 mode=http
+congestion=
 subjects=("${PROXIES[@]}")
 out="$ROOT/target/compare"
 bin="${CARGO_TARGET_DIR:-$ROOT/target}/release"
@@ -37,6 +38,9 @@ rounds go to DIR/rounds.jsonl, the machine and the versions to DIR/machine.json.
   --cases LIST    of small, idle, direct, large, bulk (default the first three); large is HTTP
                   with bodies of 1 MiB, bulk the same bytes through proxies that know only TCP
   --only LIST     of ${PROXIES[*]} (default all)
+  --congestion C  in a network namespace of its own, with this TCP congestion control (needs
+                  root): the default of most kernels is cubic, one that paces (bbr) arms a timer
+                  for nearly every segment, in every proxy alike
   --out DIR       where the raw data goes (default target/compare);
                   bench/results/DATE-NAME for what is to be kept
   --help          this text
@@ -48,6 +52,7 @@ EOF
 
 main() {
     parse_flags "$@"
+    if [[ -n "$congestion" ]]; then enter_namespace "$@"; fi
     check_tools
     build
     prepare
@@ -67,6 +72,9 @@ parse_flags() {
             --seconds) seconds="$(positive "$@")"; shift 2 ;;
             --cases) cases=(); read_list cases "${2:-}" small idle direct large bulk; shift 2 ;;
             --only) subjects=(); read_list subjects "${2:-}" "${PROXIES[@]}"; shift 2 ;;
+            --congestion)
+                [[ -n "${2:-}" ]] || fail "--congestion needs a name"
+                congestion="$2"; shift 2 ;;
             --out) [[ -n "${2:-}" ]] || fail "--out needs a directory"; out="$2"; shift 2 ;;
             *) fail "unknown flag $1; --help lists them" ;;
         esac
@@ -88,6 +96,17 @@ read_list() {
         into+=("$item")
     done
     ((${#into[@]})) || fail "an empty list; it may hold: ${*:3}"
+}
+
+# Runs the script again in a network namespace of its own, which ends with it.
+enter_namespace() {
+    local -r control=/proc/sys/net/ipv4/tcp_congestion_control
+    if [[ "${FASTLB_COMPARE_NAMESPACE:-}" != "$congestion" ]]; then
+        FASTLB_COMPARE_NAMESPACE="$congestion" exec unshare --net "$0" "$@"
+    fi
+    ip link set lo up
+    echo "$congestion" 2>/dev/null >"$control" \
+        || fail "$congestion cannot be had; allowed are: $(cat "${control/_congestion/_allowed_congestion}")"
 }
 
 check_tools() {
@@ -133,10 +152,11 @@ describe_machine() {
     python3 - "$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)" \
         "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" "$(uname -r)" \
         "$(version "$bin/fastlb" --version)" "$(version nginx -v)" "$(version haproxy -v)" \
-        "$(version wrk -v)" "$rounds" "$seconds" "$CLIENTS" "$IDLE_CONNECTIONS" <<'EOF'
+        "$(version wrk -v)" "$(cat /proc/sys/net/ipv4/tcp_congestion_control)" \
+        "$rounds" "$seconds" "$CLIENTS" "$IDLE_CONNECTIONS" <<'EOF'
 import datetime, json, sys
-names = ["commit", "cpu", "cores", "kernel", "fastlb", "nginx", "haproxy", "wrk", "rounds",
-         "seconds", "clients", "idle_connections"]
+names = ["commit", "cpu", "cores", "kernel", "fastlb", "nginx", "haproxy", "wrk",
+         "congestion_control", "rounds", "seconds", "clients", "idle_connections"]
 machine = {"date": datetime.date.today().isoformat()} | dict(zip(names, sys.argv[1:]))
 print(json.dumps(machine, indent=2))
 EOF
