@@ -315,14 +315,23 @@ impl Crowd {
         });
     }
 
-    /// Stops them all and demands that every request was answered with 200.
-    fn finish(self) {
+    /// What was answered other than 200 so far.
+    fn faults(&self) -> Vec<String> {
+        self.faults.lock().expect("no holder panics").clone()
+    }
+
+    /// Stops them all; what was answered other than 200, in all.
+    fn stop(mut self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             thread.join().expect("every response arrived whole");
         }
-        let faults = self.faults.lock().expect("no holder panics");
-        assert_eq!(*faults, Vec::<String>::new());
+        self.faults()
+    }
+
+    /// Stops them all and demands that every request was answered with 200.
+    fn finish(self) {
+        assert_eq!(self.stop(), Vec::<String>::new());
     }
 }
 
@@ -349,22 +358,31 @@ fn killed_backends_cost_no_request(engine: Engine) {
     assert_eq!(proxy.drain().code, 0);
 }
 
-/// A stopped process still takes connections, by its kernel: only time-outs tell.
+/// A stopped process still takes connections, by its kernel: only time-outs tell. They cost those
+/// who ask before it is found out, and nobody afterwards.
 fn a_frozen_backend_is_passed_over_and_comes_back(engine: Engine) {
+    const CLIENTS: usize = 16;
     let workers = [0; 3].map(|_| Worker::start("127.0.0.1:0"));
     let backends = workers.each_ref().map(|worker| worker.address.to_string());
     let backends = backends.join(",");
     let http = ["--backends", &backends, "--health", "http"];
-    let flags = [&http[..], &QUICK, &["--response-timeout", "500ms"]].concat();
-    let proxy = Proxy::start(engine, &flags);
+    let times = ["--response-timeout", "500ms", "--eject-time", "3s"];
+    let proxy = Proxy::start(engine, &[&http[..], &QUICK, &times].concat());
     let frozen = &workers[0];
+    let crowd = Crowd::start(proxy.address, CLIENTS);
+    crowd.wait_more(200);
     frozen.process.signal("STOP");
     wait_said(&proxy, frozen.address, "is", 1);
-    let crowd = Crowd::start(proxy.address, 16);
+    let before = crowd.faults().len();
     crowd.wait_more(500);
-    crowd.finish();
     frozen.process.signal("CONT");
     wait_said(&proxy, frozen.address, "is up", 1);
+    crowd.wait_more(200);
+    let faults = crowd.stop();
+    let timed_out = |fault: &String| fault.contains("504 ") && fault.contains("timed out");
+    assert!(faults.iter().all(timed_out), "{faults:?}");
+    // Each client may have had one request under way when it was found out.
+    assert!(faults.len() <= before + CLIENTS, "{before}: {faults:?}");
     let started = now();
     let mut client = Client::connect(proxy.address);
     let port = frozen.address.port().to_string();
