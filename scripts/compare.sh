@@ -11,6 +11,8 @@ readonly CLIENTS=64
 readonly IDLE_CONNECTIONS=8000
 readonly BULK_CLIENTS=16
 readonly BULK_BYTES=$((1024 * 1024))
+# Fleets of the case dead: backends that serve, backends that refuse.
+readonly FLEETS=("3 0" "100 0" "100 900")
 readonly WARM_UP_SECONDS=1
 readonly PROXIES=(floor fastlb-io-uring fastlb-epoll nginx haproxy)
 
@@ -35,8 +37,9 @@ rounds go to DIR/rounds.jsonl, the machine and the versions to DIR/machine.json.
 
   --rounds N      interleaved rounds (default $rounds)
   --seconds S     seconds that each measurement lasts (default $seconds)
-  --cases LIST    of small, idle, direct, large, bulk (default the first three); large is HTTP
-                  with bodies of 1 MiB, bulk the same bytes through proxies that know only TCP
+  --cases LIST    of small, idle, direct, large, bulk, dead (default the first three); large is
+                  HTTP with bodies of 1 MiB, bulk the same bytes through proxies that know only
+                  TCP, dead is small before fleets of which most backends refuse
   --only LIST     of ${PROXIES[*]} (default all)
   --congestion C  in a network namespace of its own, with this TCP congestion control (needs
                   root): the default of most kernels is cubic, one that paces (bbr) arms a timer
@@ -70,7 +73,7 @@ parse_flags() {
             --help | -h) usage; exit 0 ;;
             --rounds) rounds="$(positive "$@")"; shift 2 ;;
             --seconds) seconds="$(positive "$@")"; shift 2 ;;
-            --cases) cases=(); read_list cases "${2:-}" small idle direct large bulk; shift 2 ;;
+            --cases) cases=(); read_list cases "${2:-}" small idle direct large bulk dead; shift 2 ;;
             --only) subjects=(); read_list subjects "${2:-}" "${PROXIES[@]}"; shift 2 ;;
             --congestion)
                 [[ -n "${2:-}" ]] || fail "--congestion needs a name"
@@ -193,7 +196,45 @@ run_round() {
         if [[ "$subject" == floor ]]; then continue; fi
         if has_case large; then measure large "$subject" "$round"; fi
         if has_case bulk; then mode=tcp; measure bulk "$subject" "$round"; mode=http; fi
+        if has_case dead && [[ "$subject" == fastlb-* ]]; then measure_fleets "$subject" "$round"; fi
     done
+}
+
+# The same balancer before each of the fleets, once it has found out who refuses.
+measure_fleets() {
+    local -r served=("${backends[@]}")
+    local fleet up refusing port
+    start wide "$DRIVER_CORE" "$bin/origin" --name wide --listen 0.0.0.0:0
+    port="$(announced_address wide)"
+    port="${port##*:}"
+    for fleet in "${FLEETS[@]}"; do
+        read -r up refusing <<<"$fleet"
+        # Port 1 is nobody's.
+        mapfile -t backends < <(addresses 1 "$up" "$port"; addresses 101 "$refusing" 1)
+        measure dead "$1" "$2"
+    done
+    stop wide
+    backends=("${served[@]}")
+}
+
+# Prints $2 addresses of the loopback network with the port $3, from 127.0.$1.1 on.
+addresses() {
+    local index
+    for ((index = 0; index < $2; index++)); do
+        echo "127.0.$(($1 + index / 250)).$((index % 250 + 1)):$3"
+    done
+}
+
+case_dead() {
+    local down=0
+    for _ in {1..200}; do
+        down="$(grep -c ' is down: ' "$work/$subject.err" || true)"
+        if ((down >= refusing)); then break; fi
+        sleep 0.05
+    done
+    ((down >= refusing)) || fail "$subject found out $down of $refusing that refuse"
+    drive "$WARM_UP_SECONDS" >/dev/null
+    case_small "\"fleet\": \"$up up, $refusing refusing\","
 }
 
 has_case() {
@@ -326,7 +367,8 @@ engine_of() {
     esac
 }
 
-# Requests over kept connections; what the process and its core used meanwhile.
+# Requests over kept connections; what the process and its core used meanwhile. $1 is what else
+# belongs into the record.
 case_small() {
     local ticks busy total wrk
     ticks="$(process_ticks)"
@@ -334,7 +376,7 @@ case_small() {
     wrk="$(drive "$seconds")"
     ticks="$(($(process_ticks) - ticks))"
     read -r busy total <<<"$(core_ticks | awk -v b="$busy" -v t="$total" '{print $1-b, $2-t}')"
-    record "\"ticks\": $ticks, \"tick_hz\": $(getconf CLK_TCK), \"core_busy_ticks\": $busy," \
+    record "${1:-}" "\"ticks\": $ticks, \"tick_hz\": $(getconf CLK_TCK), \"core_busy_ticks\": $busy," \
         "\"core_total_ticks\": $total, \"rss_kib\": $(resident_kib), \"wrk\": $wrk"
 }
 

@@ -34,6 +34,7 @@ def main() -> int:
     print_small(by_subject(rounds, "small"), machine)
     print_bulk("Large: HTTP with bodies of 1 MiB", by_subject(rounds, "large"))
     print_bulk("Bulk: the same bytes in TCP mode", by_subject(rounds, "bulk"))
+    print_fleets(by_subject(rounds, "dead"))
     print_idle(by_subject(rounds, "idle"))
     return 0
 
@@ -95,6 +96,29 @@ def print_bulk(title: str, subjects: dict[str, list[dict]]) -> None:
             remarks(lines),
         )
     print_ratios(subjects)
+
+
+def print_fleets(subjects: dict[str, list[dict]]) -> None:
+    if not subjects:
+        return
+    print("\n## Fleets: small requests, by who is up\n")
+    print_row("subject", "fleet", "requests/s", "CPU us/request", "CPU to the first", "core busy",
+              "errors", "note")
+    print_row(*["---"] * 2, *["---:"] * 4, *["---"] * 2)
+    for name, lines in subjects.items():
+        fleets = list(dict.fromkeys(line["fleet"] for line in lines))
+        chosen = {fleet: [line for line in lines if line["fleet"] == fleet] for fleet in fleets}
+        for fleet, rounds in chosen.items():
+            print_row(
+                name,
+                fleet,
+                f"{median(map(requests_per_second, rounds)):,.0f}",
+                f"{median(map(cpu_us, rounds)):.2f}",
+                ratio(rounds, chosen[fleets[0]]),
+                f"{median(map(busy_percent, rounds)):.0f} %",
+                errors(rounds),
+                remarks(rounds),
+            )
 
 
 def print_ratios(subjects: dict[str, list[dict]]) -> None:
