@@ -102,7 +102,7 @@ pub const REPORTS_MAX: usize = 4096;
 /// Workers that one process may run.
 pub const WORKERS_MAX: usize = 1024;
 /// Backends that one process may have.
-pub const BACKENDS_MAX: usize = 4096;
+pub const BACKENDS_MAX: usize = 16 * 1024;
 /// Largest weight of a backend.
 pub const WEIGHT_MAX: u16 = 256;
 /// Longest layout of the weighted round robin, in slots.

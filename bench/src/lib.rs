@@ -1,10 +1,11 @@
-//! What fastlb is measured with: a cheap origin, the bare relay that is its floor, and a client
-//! that holds idle connections. Nothing here is part of the balancer, and it uses none of this.
+//! What fastlb is measured with: a cheap origin, the bare relay that is its floor, a client that
+//! holds idle connections, and older designs of its pick. Nothing here is part of the balancer.
 #![forbid(unsafe_code)]
 
 pub mod floor;
 pub mod hold;
 pub mod origin;
+pub mod pick;
 
 mod acceptor;
 mod head;
