@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{CheckFailure, News};
 use crate::balance::Backend;
 use crate::http1::head::{ResponseHead, Scan, field_store};
-use crate::io::{Address, is_out_of_resources};
+use crate::io::{Address, is_out_of_descriptors};
 use crate::limits;
 
 /// How a backend is asked.
@@ -59,7 +59,7 @@ impl Check {
         let answer = match connected {
             Ok(stream) => self.converse(stream, authority).await,
             // Not the backend's fault, and nothing that is learnt of it.
-            Err(error) if is_out_of_resources(&error) => return News::Unknown,
+            Err(error) if is_out_of_descriptors(&error) => return News::Unknown,
             Err(error) => Err(refused(&error)),
         };
         answer.map_or_else(News::CheckFailed, |()| News::CheckPassed)

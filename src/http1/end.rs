@@ -24,7 +24,7 @@ pub enum Cause {
     ClientGone,
     /// There is no backend, or none is left to try.
     NoBackend,
-    /// fastlb has no descriptor or port left to connect to a backend with.
+    /// fastlb has no descriptor left to connect to a backend with.
     Exhausted,
     /// The backend refused the connection, or cannot be reached.
     ConnectFailed,
@@ -104,7 +104,7 @@ impl Cause {
             Self::ClientStalled => "client does not read",
             Self::ClientGone => "client gone",
             Self::NoBackend => "no backend available",
-            Self::Exhausted => "no descriptor or port left to reach a backend with",
+            Self::Exhausted => "no descriptor left to reach a backend with",
             Self::ConnectFailed => "backend cannot be reached",
             Self::ConnectTimeout => "connection to the backend timed out",
             Self::BackendClosed => "backend closed",

@@ -29,8 +29,8 @@ pub use epoll::Epoll;
 pub use parcel::Parcel;
 pub use pipe::Pipe;
 pub use sys::{
-    check_port_free, is_out_of_descriptors, is_out_of_resources, listen, local_address,
-    pin_to_processor, raise_descriptor_limit, use_small_pages,
+    check_port_free, is_out_of_descriptors, listen, local_address, pin_to_processor,
+    raise_descriptor_limit, use_small_pages,
 };
 pub use unix::{SocketFile, listen_unix};
 pub use uring::{ProbeError, Uring, probe};

@@ -46,19 +46,14 @@ pub fn check_port_free(address: SocketAddr) -> io::Result<()> {
     socket.bind(&address.into())
 }
 
-/// Whether an operation failed because the process or the system has no descriptor left.
+/// Whether an operation failed because the process or the system has no descriptor left, which is
+/// no fault of the peer. That no local port or address leads to one peer (`EADDRNOTAVAIL`) is not
+/// meant: another may well be reached.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
     )
-}
-
-/// Whether an operation failed because the process or the system has no descriptor or port left,
-/// which is no fault of the peer.
-pub fn is_out_of_resources(error: &io::Error) -> bool {
-    // What connect(2) says where no local port is free.
-    error.kind() == io::ErrorKind::AddrNotAvailable || is_out_of_descriptors(error)
 }
 
 /// The address that a socket is bound to.

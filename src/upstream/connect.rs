@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Backends;
 use crate::balance::BackendId;
-use crate::io::{Address, Deadline, Expired, Io, is_out_of_descriptors, is_out_of_resources};
+use crate::io::{Address, Deadline, Expired, Io, is_out_of_descriptors};
 use crate::limits;
 use crate::relay::Stream;
 
@@ -39,7 +39,7 @@ pub(super) enum DialError {
     /// It refused, or cannot be reached.
     Failed,
     TimedOut,
-    /// This machine has no descriptor or port left for it.
+    /// There is no descriptor left for it.
     Exhausted,
 }
 
@@ -51,7 +51,7 @@ impl From<Expired> for DialError {
 
 impl From<std::io::Error> for DialError {
     fn from(error: std::io::Error) -> Self {
-        if is_out_of_resources(&error) {
+        if is_out_of_descriptors(&error) {
             Self::Exhausted
         } else {
             Self::Failed
@@ -95,3 +95,17 @@ impl<I: Io> Backends<I> {
 
 /// Time for a connection that was shed to be closed.
 const SHED_PAUSE: Duration = Duration::from_millis(limits::TICK_MS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_backend_lacks_says_nothing_of_the_others() {
+        let dialled = |errno| DialError::from(std::io::Error::from_raw_os_error(errno));
+        assert_eq!(dialled(libc::EMFILE), DialError::Exhausted);
+        // No address of its family here, or no port left that leads to it.
+        assert_eq!(dialled(libc::EADDRNOTAVAIL), DialError::Failed);
+        assert_eq!(dialled(libc::ECONNREFUSED), DialError::Failed);
+    }
+}

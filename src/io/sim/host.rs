@@ -110,8 +110,8 @@ impl World {
     /// Connects as the worker does: with whatever may go wrong.
     pub(crate) async fn connect(self: Rc<Self>, address: SocketAddr) -> io::Result<Rc<End>> {
         if self.happens(self.network.shortages_per_mille) {
-            self.count("connect short of descriptors or ports");
-            let error = self.any(&[libc::EMFILE, libc::EADDRNOTAVAIL]);
+            self.count("connect short of descriptors");
+            let error = self.any(&[libc::EMFILE, libc::ENFILE]);
             return Err(io::Error::from_raw_os_error(error));
         }
         let dial = self
@@ -133,7 +133,8 @@ impl World {
                 self.count("connect unreachable");
                 let pause_ms = self.between(1, 200);
                 self.executor.sleep(pause_ms).await;
-                return Err(io::ErrorKind::HostUnreachable.into());
+                let error = self.any(&[libc::EHOSTUNREACH, libc::EADDRNOTAVAIL]);
+                return Err(io::Error::from_raw_os_error(error));
             }
         }
         let end = self.clone().visit(address).await;
