@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::{io, mem};
 
 use tracing::debug;
@@ -17,7 +17,7 @@ use super::request::{self, Refused, Request};
 use super::response::{Answered, Progress, Reception};
 use super::session::{Client, Scratch};
 use crate::io::{Expired, Io, Parcel, Stopwatch};
-use crate::relay::{self, Half, RelayEnd, Stop};
+use crate::relay::{self, Half, Pace, RelayEnd};
 use crate::tcp;
 use crate::upstream::{Reuse, Tried, Upstream};
 
@@ -180,6 +180,8 @@ impl<I: Io> Exchange<'_, I> {
         } = &mut **client;
         let options = &gateway.options;
         let (uplink, downlink) = (upstream.stream.socket.clone(), stream.socket.clone());
+        // What was noted of another backend is over.
+        progress.note_sent(&Ok(()));
         let sending = gateway.io.send(&uplink, mem::take(&mut scratch.request));
         let reception = Reception {
             gateway,
@@ -201,7 +203,7 @@ impl<I: Io> Exchange<'_, I> {
         let sent = relay::see_through(&gateway.io, &uplink, sending, deadline, idle);
         let sent = reception.upstream.beside(stream.beside(sent)).await;
         let (sent, returned) = sent.map_err(|Expired| Cause::ResponseTimeout)?;
-        progress.unsent.set(is_unsent(&sent));
+        progress.note_sent(&sent);
         // The head stays where it is until the response begins: it may have to be sent again. A
         // chunk does not, because no wait may hold one.
         scratch.request = returned;
@@ -216,7 +218,12 @@ impl<I: Io> Exchange<'_, I> {
         // Each direction has a deadline of its own: one may wait while the other makes progress.
         let pace = gateway.wheel.deadline();
         let upload = async {
-            relay::relay(upload, stream, &uplink, &mut scratch.body, &pace, idle).await?;
+            let pace = Pace {
+                deadline: &pace,
+                idle,
+                traffic: &progress.traffic,
+            };
+            relay::relay(upload, stream, &uplink, &mut scratch.body, pace).await?;
             if progress.phase.get() == Phase::Wait {
                 // The backend's time to answer begins when it has the whole request.
                 deadline.set(options.response_timeout);
@@ -288,40 +295,45 @@ impl<I: Io> Exchange<'_, I> {
 }
 
 /// Waits for the response to a request whose last bytes are being sent. That they are sent is
-/// nothing to be woken for: the response will say so.
+/// nothing to be woken for: the response will say so. Its end may be a lie where the send was told
+/// of a loss, so the send is looked at first.
 async fn unattended<I: Io>(
     mut sending: impl Future<Output = (io::Result<()>, Parcel)> + Unpin,
     outgoing: &mut Parcel,
     reception: Reception<'_, I>,
 ) -> Result<Answered, Cause> {
     let (deadline, progress) = (reception.deadline, reception.progress);
-    let mut answered = reception.run().await;
+    let mut sent = None;
+    let mut look = |cx: &mut Context<'_>| {
+        if sent.is_none()
+            && let Poll::Ready((result, returned)) = Pin::new(&mut sending).poll(cx)
+        {
+            progress.note_sent(&result);
+            *outgoing = returned;
+            sent = Some(result);
+        }
+        sent.as_ref().map(io::Result::is_ok)
+    };
+    let mut response = pin!(reception.run());
+    let mut answered = poll_fn(|cx| {
+        look(&mut Context::from_waker(Waker::noop()));
+        response.as_mut().poll(cx)
+    })
+    .await;
     match &mut answered {
+        // Answered early: whether the backend reads the rest is its business alone.
         Ok(answered) => {
-            let sent = poll_fn(|cx| Poll::Ready(Pin::new(&mut sending).poll(cx))).await;
-            // Answered early: whether the backend reads the rest is its business alone.
-            answered.reusable &= matches!(&sent, Poll::Ready((Ok(()), _)));
-            if let Poll::Ready((_, returned)) = sent {
-                *outgoing = returned;
-            }
+            answered.reusable &= look(&mut Context::from_waker(Waker::noop())) == Some(true);
         }
         Err(Cause::BackendClosed | Cause::BackendReset | Cause::Repeated(_)) => {
             // The request may have to be sent again.
-            if let Ok((sent, returned)) = deadline.guard(sending).await {
-                progress.unsent.set(is_unsent(&sent));
-                *outgoing = returned;
-            }
+            let whole = poll_fn(|cx| look(cx).map_or(Poll::Pending, Poll::Ready));
+            let _ = deadline.guard(whole).await;
         }
         // What a backend made of it is not asked again.
         Err(_) => {}
     }
     answered
-}
-
-/// Whether a send failed before its first byte.
-fn is_unsent(sent: &io::Result<()>) -> bool {
-    let kind = sent.as_ref().map_err(io::Error::kind);
-    kind.is_err_and(|kind| kind == io::ErrorKind::BrokenPipe)
 }
 
 /// Runs both directions until the response is complete, and then the rest of the request for as
@@ -341,6 +353,7 @@ async fn both(
                 _ if answered.is_some() => {}
                 // The backend takes no more: its answer may say why.
                 Ok(()) | Err(RelayEnd::SinkLost) => {}
+                Err(RelayEnd::SinkReset) => progress.traffic.set_backend_lost(true),
                 Err(RelayEnd::SinkStalled) => return Poll::Ready(Err(Cause::ResponseTimeout)),
                 Err(RelayEnd::SourceLost) => return Poll::Ready(Err(Cause::ClientGone)),
                 Err(RelayEnd::SourceStalled) => return Poll::Ready(Err(Cause::BodyTimeout)),
@@ -399,7 +412,7 @@ async fn refuse<I: Io>(
     match stream.beside(sending).await {
         Ok(()) if keep_alive => After::Keep,
         Ok(()) => After::Linger,
-        Err(Stop::Lost) => After::Close,
-        Err(Stop::Expired) => After::Abort,
+        Err(RelayEnd::SinkStalled) => After::Abort,
+        Err(_) => After::Close,
     }
 }

@@ -1,6 +1,7 @@
 //! A response on its way downstream: received, understood, written anew for its client.
 
 use std::cell::Cell;
+use std::io;
 
 use super::end::{Cause, Phase};
 use super::framing::{self, Delivery, Framing, RequestPlan, ResponsePlan};
@@ -9,7 +10,7 @@ use super::head::{ResponseHead, Scan, Span, Version, field_store};
 use super::rewrite;
 use crate::io::{ChunkSize, Deadline, Io, Parcel};
 use crate::limits;
-use crate::relay::{self, Fill, Half, RelayEnd, Stop, Stream};
+use crate::relay::{self, Fill, Half, Pace, RelayEnd, Stop, Stream, Traffic};
 
 /// How far the two directions of an exchange are; each tells the other.
 pub(super) struct Progress {
@@ -17,6 +18,7 @@ pub(super) struct Progress {
     pub(super) uploading: Cell<bool>,
     /// The backend has not been sent one byte of the request.
     pub(super) unsent: Cell<bool>,
+    pub(super) traffic: Traffic,
     pub(super) phase: Cell<Phase>,
     /// The client can tell by itself whether the response is whole. Where only the close of the
     /// connection ends it, a clean one after half of it would be a lie.
@@ -28,9 +30,21 @@ impl Default for Progress {
         Self {
             uploading: Cell::new(true),
             unsent: Cell::new(false),
+            traffic: Traffic::default(),
             phase: Cell::new(Phase::Connect),
             cuts_cleanly: Cell::new(true),
         }
+    }
+}
+
+impl Progress {
+    /// The first of the request was sent, so or so.
+    pub(super) fn note_sent(&self, sent: &io::Result<()>) {
+        let error = sent.as_ref().err();
+        let unsent = error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        self.unsent.set(unsent);
+        self.traffic
+            .set_backend_lost(error.is_some_and(relay::is_told_of_loss));
     }
 }
 
@@ -70,7 +84,7 @@ pub(super) struct Reception<'a, I: Io> {
     pub(super) elsewhere: Option<&'a dyn Fn() -> bool>,
 }
 
-impl<I: Io> Reception<'_, I> {
+impl<'a, I: Io> Reception<'a, I> {
     /// Brings the response to the client.
     pub(super) async fn run(mut self) -> Result<Answered, Cause> {
         let (plan, delivery) = self.final_head().await?;
@@ -94,15 +108,14 @@ impl<I: Io> Reception<'_, I> {
         self.progress
             .cuts_cleanly
             .set(delivery.framing != Framing::Close);
-        let idle = self.gateway.options.body_idle_timeout;
+        let pace = self.pace();
         let Self {
             upstream,
             client,
             parcel,
-            deadline,
             ..
         } = self;
-        relay::relay(&mut half, upstream, client, parcel, deadline, idle)
+        relay::relay(&mut half, upstream, client, parcel, pace)
             .await
             .map_err(cut)?;
         Ok(Answered {
@@ -110,6 +123,14 @@ impl<I: Io> Reception<'_, I> {
             keep_alive: delivery.keep_alive,
             reusable: plan.keep_alive && upstream.inbox.is_empty(),
         })
+    }
+
+    fn pace(&self) -> Pace<'a> {
+        Pace {
+            deadline: self.deadline,
+            idle: self.gateway.options.body_idle_timeout,
+            traffic: &self.progress.traffic,
+        }
     }
 
     /// Relays interim responses and stops behind the head of the final one, which is in the
@@ -127,10 +148,7 @@ impl<I: Io> Reception<'_, I> {
                 self.upstream.inbox.settle();
                 let (io, idle) = (&self.gateway.io, self.gateway.options.body_idle_timeout);
                 let sent = relay::send(io, self.client, self.parcel, self.deadline, idle);
-                sent.await.map_err(|stop| match stop {
-                    Stop::Expired => Cause::ClientStalled,
-                    Stop::Lost => Cause::ClientGone,
-                })?;
+                sent.await.map_err(cut)?;
             }
         }
         Err(Cause::TooManyInterim)
@@ -186,7 +204,7 @@ fn cut(end: RelayEnd) -> Cause {
         RelayEnd::SourceLost => Cause::BackendCut,
         RelayEnd::SourceStalled => Cause::BackendStalled,
         RelayEnd::SourceGarbled => Cause::BadResponseBody,
-        RelayEnd::SinkLost => Cause::ClientGone,
+        RelayEnd::SinkLost | RelayEnd::SinkReset => Cause::ClientGone,
         RelayEnd::SinkStalled => Cause::ClientStalled,
     }
 }

@@ -343,7 +343,9 @@ fn poll_send(
             Ok(bytes) => *sent += bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) if *sent > 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && *sent > 0 => {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
             Err(error) => return Poll::Ready(Err(error)),
         }
     }

@@ -123,7 +123,9 @@ pub trait Io: Clone + 'static {
     fn recv(&self, socket: &Self::Socket, size: ChunkSize, expect: Expect) -> Self::Recv;
 
     /// Sends all of `parcel` and gives it back. The error is `BrokenPipe` only where not one byte
-    /// was sent.
+    /// was sent. `BrokenPipe` and `WriteZero` say that the socket was known before to take no
+    /// more; with any other error this send may be the one that was told of a reset, which the
+    /// kernel tells once: a receive may then find a clean end.
     fn send(
         &self,
         socket: &Self::Socket,

@@ -90,7 +90,7 @@ impl<const ATTENDED: bool> Io for Sim<ATTENDED> {
         parcel: Parcel,
     ) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin {
         socket.note_send(&parcel.lead);
-        self.begin(Some(socket), operation::send(socket, parcel))
+        self.begin(Some(socket), operation::send(socket, parcel, ATTENDED))
     }
 
     fn readable(&self, socket: &Self::Socket) -> Self::Readable {

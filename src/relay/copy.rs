@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::io;
 use std::time::Duration;
 
 use super::inbox::Inbox;
@@ -32,29 +33,30 @@ pub(crate) struct Pace<'a> {
     pub(crate) deadline: &'a Deadline,
     /// Longest wait for either peer.
     pub(crate) idle: Option<Duration>,
-    /// Counts what comes and goes, for whoever watches over several directions.
-    pub(crate) traffic: Option<&'a Traffic>,
+    /// What the directions know of each other.
+    pub(crate) traffic: &'a Traffic,
 }
 
 impl Pace<'_> {
     pub(super) fn came(self, bytes: usize) {
-        if let Some(traffic) = self.traffic {
-            traffic.came(bytes);
-        }
+        self.traffic.came(bytes);
     }
 
     pub(super) fn went(self, bytes: usize) {
-        if let Some(traffic) = self.traffic {
-            traffic.went.set(traffic.went.get() + bytes as u64);
-        }
+        let went = &self.traffic.went;
+        went.set(went.get() + bytes as u64);
     }
 }
 
-/// Bytes of several directions together.
+/// What both directions of two joined connections know of each other.
 #[derive(Default)]
 pub(crate) struct Traffic {
+    /// Bytes of both together.
     came: Cell<u64>,
     went: Cell<u64>,
+    /// A send to the backend was told that the connection is lost. The kernel tells of that once,
+    /// so the end that a receive finds then is no end of a body.
+    backend_lost: Cell<bool>,
 }
 
 impl Traffic {
@@ -70,6 +72,11 @@ impl Traffic {
     /// Whether everything that came has gone on.
     pub(super) fn is_settled(&self) -> bool {
         self.came.get() == self.went.get()
+    }
+
+    /// A send to the backend told whether the connection is lost.
+    pub(crate) fn set_backend_lost(&self, lost: bool) {
+        self.backend_lost.set(lost);
     }
 }
 
@@ -101,7 +108,10 @@ pub(crate) enum RelayEnd {
     SourceStalled,
     /// The source's chunked framing is broken.
     SourceGarbled,
+    /// The sink takes no more, and what it said before can be received to its end.
     SinkLost,
+    /// The sink's connection is lost, and this send may have been the one that was told so.
+    SinkReset,
     /// The sink took nothing for too long.
     SinkStalled,
 }
@@ -213,10 +223,11 @@ impl Half {
         }
     }
 
-    /// The source's stream has ended, which is the end of the body for one kind of framing only.
-    fn close(&mut self) -> Result<(), RelayEnd> {
+    /// The source's stream has ended, which is the end of the body for one kind of framing only,
+    /// and not where it only looks like an end.
+    fn close(&mut self, traffic: &Traffic) -> Result<(), RelayEnd> {
         match self.source {
-            Source::Close => {
+            Source::Close if !traffic.backend_lost.get() => {
                 self.source = Source::Ending;
                 Ok(())
             }
@@ -232,31 +243,13 @@ pub(crate) async fn relay<I: Io>(
     from: &mut Stream<I>,
     to: &I::Socket,
     parcel: &mut Parcel,
-    deadline: &Deadline,
-    idle: Option<Duration>,
-) -> Result<(), RelayEnd> {
-    let pace = Pace {
-        deadline,
-        idle,
-        traffic: None,
-    };
-    relay_at(half, from, to, parcel, pace).await
-}
-
-/// As [`relay`], at a pace that somebody else may watch.
-pub(super) async fn relay_at<I: Io>(
-    half: &mut Half,
-    from: &mut Stream<I>,
-    to: &I::Socket,
-    parcel: &mut Parcel,
     pace: Pace<'_>,
 ) -> Result<(), RelayEnd> {
     let Pace { deadline, idle, .. } = pace;
     loop {
         if !parcel.is_empty() {
             let bytes = parcel.len();
-            let sent = send(&from.io, to, parcel, deadline, idle).await;
-            sent.map_err(sink_end)?;
+            send(&from.io, to, parcel, deadline, idle).await?;
             pace.went(bytes);
         }
         if half.is_done() {
@@ -264,8 +257,8 @@ pub(super) async fn relay_at<I: Io>(
         }
         half.load(&mut from.inbox, parcel)?;
         if parcel.is_empty() && !half.is_done() {
-            if pace.traffic.is_some() {
-                // A flow may be idle for hours, and keeps no memory meanwhile.
+            if pace.idle.is_none() {
+                // Who may be idle for hours keeps no memory meanwhile.
                 *parcel = Parcel::default();
             }
             advance(half, from, to, pace).await?;
@@ -283,7 +276,7 @@ async fn advance<I: Io>(
     if let Some(most) = half.spliceable().filter(|_| from.is_at_rest()) {
         match splice(|bytes| half.spliced(bytes), from, to, most, pace).await? {
             Batch::Moved => {}
-            Batch::End => half.close()?,
+            Batch::End => half.close(pace.traffic)?,
             Batch::Copy => half.bulk = false,
         }
         return Ok(());
@@ -298,7 +291,7 @@ async fn advance<I: Io>(
             half.bulk = bytes >= limits::LARGE_CHUNK_BYTES;
             Ok(())
         }
-        Fill::End => half.close(),
+        Fill::End => half.close(pace.traffic),
     }
 }
 
@@ -309,12 +302,26 @@ pub(crate) async fn send<I: Io>(
     parcel: &mut Parcel,
     deadline: &Deadline,
     idle: Option<Duration>,
-) -> Result<(), Stop> {
+) -> Result<(), RelayEnd> {
     let sending = io.send(to, std::mem::take(parcel));
-    let (sent, returned) = see_through(io, to, sending, deadline, idle).await?;
+    let sent = see_through(io, to, sending, deadline, idle).await;
+    let (sent, returned) = sent.map_err(|Expired| RelayEnd::SinkStalled)?;
     *parcel = returned;
     parcel.clear();
-    sent.map_err(|_| Stop::Lost)
+    sent.map_err(|error| match is_told_of_loss(&error) {
+        true => RelayEnd::SinkReset,
+        false => RelayEnd::SinkLost,
+    })
+}
+
+/// Whether a send that failed so may have been told what a receive is not told any more: that the
+/// connection was lost, and did not end. It was not where the peer or the other direction knew
+/// before that there is nothing to send to.
+pub(crate) fn is_told_of_loss(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::WriteZero
+    )
 }
 
 /// Waits for the end of a send, or for room for one, for as long as the peer takes anything: a slow
@@ -347,13 +354,6 @@ pub(super) fn source_end(stop: Stop) -> RelayEnd {
     match stop {
         Stop::Expired => RelayEnd::SourceStalled,
         Stop::Lost => RelayEnd::SourceLost,
-    }
-}
-
-pub(super) fn sink_end(stop: Stop) -> RelayEnd {
-    match stop {
-        Stop::Expired => RelayEnd::SinkStalled,
-        Stop::Lost => RelayEnd::SinkLost,
     }
 }
 

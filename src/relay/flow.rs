@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::copy::{Half, Pace, RelayEnd, Traffic, relay_at};
+use super::copy::{Half, Pace, RelayEnd, Traffic, relay};
 use super::stream::Stream;
 use crate::io::{Deadline, Io, Parcel, Wheel};
 use crate::limits;
@@ -96,12 +96,12 @@ impl<I: Io> Flow<'_, I> {
         let pace = Pace {
             deadline: &unlimited,
             idle: None,
-            traffic: Some(&traffic),
+            traffic: &traffic,
         };
         let (mut up, mut down) = (Half::raw(), Half::raw());
         let mut request = Parcel::default();
-        let upload = pin!(relay_at(&mut up, client, &uplink, &mut request, pace));
-        let download = pin!(relay_at(&mut down, backend, &downlink, &mut greeting, pace));
+        let upload = pin!(relay(&mut up, client, &uplink, &mut request, pace));
+        let download = pin!(relay(&mut down, backend, &downlink, &mut greeting, pace));
         let acknowledged = || {
             io.acknowledged(&downlink)
                 .wrapping_add(io.acknowledged(&uplink))
@@ -145,7 +145,11 @@ impl<'a, F: Future<Output = Result<(), RelayEnd>>> Direction<'a, F> {
         if self.end.is_none()
             && let Poll::Ready(end) = self.future.as_mut().poll(cx)
         {
-            self.end = Some(end);
+            // Who was told of a loss is all the same here: the other side hears of every one.
+            self.end = Some(end.map_err(|end| match end {
+                RelayEnd::SinkReset => RelayEnd::SinkLost,
+                other => other,
+            }));
             return end.is_ok();
         }
         false

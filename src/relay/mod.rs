@@ -6,7 +6,7 @@ mod inbox;
 mod splice;
 mod stream;
 
-pub(crate) use copy::{Half, RelayEnd, relay, see_through, send};
+pub(crate) use copy::{Half, Pace, RelayEnd, Traffic, is_told_of_loss, relay, see_through, send};
 pub use flow::FlowOptions;
 pub(crate) use flow::{Flow, FlowEnd};
 pub(crate) use inbox::Inbox;

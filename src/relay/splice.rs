@@ -5,9 +5,9 @@
 
 use std::io::ErrorKind;
 
-use super::copy::{Pace, RelayEnd, see_through, sink_end, source_end};
-use super::stream::{Stop, Stream};
-use crate::io::{Io, Pipe};
+use super::copy::{Pace, RelayEnd, see_through, source_end};
+use super::stream::Stream;
+use crate::io::{Expired, Io, Pipe};
 use crate::limits;
 
 /// What a batch came to.
@@ -44,7 +44,7 @@ pub(super) async fn splice<I: Io>(
         Ok(Some(moved)) => {
             took(moved);
             pace.came(moved);
-            empty(&from.io, pipe, to, pace).await.map_err(sink_end)?;
+            empty(&from.io, pipe, to, pace).await?;
             Ok(Batch::Moved)
         }
         // Ready, and yet nothing there for a pipe: urgent data is in the way, which only a receive
@@ -58,16 +58,24 @@ pub(super) async fn splice<I: Io>(
 }
 
 /// Sends all that is in the pipe, unless the peer takes nothing for too long.
-async fn empty<I: Io>(io: &I, mut pipe: Pipe, to: &I::Socket, pace: Pace<'_>) -> Result<(), Stop> {
+async fn empty<I: Io>(
+    io: &I,
+    mut pipe: Pipe,
+    to: &I::Socket,
+    pace: Pace<'_>,
+) -> Result<(), RelayEnd> {
     while pipe.held() > 0 {
         match io.splice_out(&mut pipe, to) {
             Ok(Some(moved)) => pace.went(moved),
             Ok(None) => {
                 let room = io.writable(to);
-                let room = see_through(io, to, room, pace.deadline, pace.idle).await?;
-                room.map_err(|_| Stop::Lost)?;
+                let room = see_through(io, to, room, pace.deadline, pace.idle).await;
+                let room = room.map_err(|Expired| RelayEnd::SinkStalled)?;
+                room.map_err(|_| RelayEnd::SinkLost)?;
             }
-            Err(_) => return Err(Stop::Lost),
+            // Whatever the error says: one splice sends several times, and where the first of them
+            // went well the kernel keeps to itself what the last was told.
+            Err(_) => return Err(RelayEnd::SinkReset),
         }
     }
     Ok(())

@@ -1,6 +1,13 @@
 //! Backends that die in the middle or talk nonsense: the client is told, and never lied to.
 
-use crate::support::{Broken, Client, Engine, Framing, Origin, Proxy, get, ok};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crate::support::{
+    Broken, Client, Engine, Framing, Origin, Pattern, Proxy, eventually, get, ok,
+};
 
 on_both_engines! {
     a_backend_that_dies_before_its_head_is_502,
@@ -8,6 +15,7 @@ on_both_engines! {
     a_cut_response_is_cut_for_the_client,
     a_reset_response_is_cut_for_the_client,
     a_reset_response_is_a_reset_for_http10,
+    a_reset_is_no_end_while_the_request_is_sent,
     nonsense_is_502,
     a_response_with_two_framings_is_never_passed_on,
     broken_chunks_cut_the_response,
@@ -47,6 +55,17 @@ fn a_backend_that_dies_in_its_head_is_502(engine: Engine) {
     drop((client, origin));
     proxy.finish();
 }
+
+/// The receive buffer of a backend that reads little of its request.
+const BUFFER_BYTES: usize = 4 * 1024;
+/// What it reads.
+const READ_BYTES: u64 = 16 * 1024;
+/// A body that goes to the backend in one send with its head, and one that does not. Neither finds
+/// room in the buffers.
+const WITH_ITS_HEAD: u64 = 60 * 1024;
+const LARGE: u64 = 16 * 1024 * 1024;
+/// What the client writes at a time.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// Responses that end before they are whole.
 const CUT: [&str; 4] = [
@@ -114,6 +133,50 @@ fn a_reset_response_is_a_reset_for_http10(engine: Engine) {
         origin.open_gate();
         let body = client.wire().body(Framing::UntilClose, |_| ());
         assert_eq!(body, Err(Broken::Cut), "{response:?}");
+        drop((client, origin));
+        proxy.finish();
+    }
+}
+
+/// The kernel tells of a reset once. Where the request waits for room it is the send that is told,
+/// and the response, which only the close of the connection ends, finds what looks like an end.
+fn a_reset_is_no_end_while_the_request_is_sent(engine: Engine) {
+    for length in [WITH_ITS_HEAD, LARGE] {
+        let origin = Origin::start_with_buffer(BUFFER_BYTES, |conversation| {
+            conversation.reset_on_close();
+            conversation.head();
+            conversation.send("HTTP/1.1 200 OK\r\n\r\nhalf");
+            // So that the send begins to wait once more, behind the receive.
+            let some = Framing::Length(READ_BYTES);
+            let read = conversation.wire().body(some, |_| ());
+            read.expect("so much is on its way");
+            conversation.pass_gate();
+        });
+        let proxy = Proxy::before(engine, &origin);
+        let mut client = Client::connect(proxy.address);
+        let head = format!("PUT / HTTP/1.0\r\nContent-Length: {length}\r\n\r\n");
+        let request = [head.into_bytes(), Pattern::new().whole(length)].concat();
+        let (mut writer, taken) = (client.wire().writer(), Arc::<AtomicUsize>::default());
+        let so_far = taken.clone();
+        let upload = thread::spawn(move || {
+            // That the proxy resets in the middle is what should happen.
+            request.chunks(PIECE_BYTES).all(|piece| {
+                so_far.fetch_add(1, Ordering::Relaxed);
+                writer.write_all(piece).is_ok()
+            })
+        });
+        client.wire().head().expect("the response begins");
+        let (mut last, mut looks) = (0, 0);
+        eventually("the request to fill all buffers", || {
+            let count = taken.load(Ordering::Relaxed);
+            looks = if count == last { looks + 1 } else { 0 };
+            last = count;
+            looks >= 10
+        });
+        origin.open_gate();
+        let body = client.wire().body(Framing::UntilClose, |_| ());
+        assert_eq!(body, Err(Broken::Cut), "an upload of {length} bytes");
+        upload.join().expect("the writer ends with its connection");
         drop((client, origin));
         proxy.finish();
     }

@@ -126,7 +126,7 @@ impl Backend {
             return Then::Close;
         }
         let early = ask.body != Shape::None && world.happens(self.scenario.early_per_mille);
-        let body_is_long = ask.body_bytes + 1_000 > self.world.network.capacity_bytes;
+        let body_is_long = ask.body_bytes + 1_000 > self.world.network.capacity_bytes / 8;
         let mut then = Then::Keep;
         if ask.expects || world.happens(50) {
             let interim = format!("HTTP/1.1 100 Continue\r\nX-Serial: {serial}\r\n\r\n");
@@ -229,6 +229,7 @@ impl Backend {
                 status,
                 body: body.clone(),
                 ends_by_close: shape == Shape::Close,
+                connection: end.connection,
             },
         );
         if ask.method != "HEAD" {
@@ -243,7 +244,7 @@ impl Backend {
                 "backend closes behind an early answer",
             );
         }
-        let whole = self.write(ask, end, bytes, head_bytes, early).await;
+        let whole = self.write(ask, end, bytes, head_bytes).await;
         if whole && !close {
             Then::Keep
         } else {
@@ -252,14 +253,7 @@ impl Backend {
     }
 
     /// Writes a response as it is, or with a flaw; `false` where that ends the connection.
-    async fn write(
-        &self,
-        ask: &Ask,
-        end: &Rc<End>,
-        mut bytes: Vec<u8>,
-        head_bytes: usize,
-        early: bool,
-    ) -> bool {
+    async fn write(&self, ask: &Ask, end: &Rc<End>, mut bytes: Vec<u8>, head_bytes: usize) -> bool {
         let world = &self.world;
         let flaw = match world.happens(self.scenario.backend_faults_per_mille) {
             true => world.any(&[Flaw::Close, Flaw::Reset, Flaw::Stall, Flaw::Garbage]),
@@ -298,11 +292,6 @@ impl Backend {
             world.executor.sleep(pause_ms).await;
         }
         if flaw == Flaw::Reset {
-            // While the request is being sent, the send may be the one that is told of the reset.
-            // The receive sees an end then, as on Linux, and nobody can tell it from a close.
-            if !early {
-                self.ledger.mean_reset(serial);
-            }
             end.reset_on_close();
         }
         false

@@ -51,8 +51,10 @@ pub(super) struct Answer {
 pub(super) struct Meant {
     pub(super) status: u16,
     pub(super) body: Vec<u8>,
-    /// Only the close of the connection ends it, so half of it looks whole.
+    /// Only the close of the connection ends it, so half of it looks whole. A reset ends none.
     pub(super) ends_by_close: bool,
+    /// Over which connection.
+    pub(super) connection: u64,
 }
 
 pub(super) struct Ledger {
@@ -141,13 +143,6 @@ impl Ledger {
         self.meant.borrow_mut().insert(serial, meant);
     }
 
-    /// The backend resets instead of closing, which no response ends by.
-    pub(super) fn mean_reset(&self, serial: u64) {
-        let mut meant = self.meant.borrow_mut();
-        let meant = meant.get_mut(&serial).expect("it was meant before");
-        meant.ends_by_close = false;
-    }
-
     fn happened(&self, faults: &[Fault]) -> bool {
         let counted = self.world.faults.borrow();
         faults.iter().any(|fault| counted.contains_key(fault))
@@ -192,7 +187,8 @@ impl Ledger {
         assert_eq!(answer.status, meant.status, "{ask:?}");
         assert!(body.starts_with(&answer.body), "another body for {ask:?}");
         let short = answer.body.len() < body.len();
-        let may_be_short = blamed && (answer.cut || meant.ends_by_close);
+        let reset = self.world.resets.borrow().contains(&meant.connection);
+        let may_be_short = blamed && (answer.cut || meant.ends_by_close && !reset);
         assert!(
             !(short || answer.cut) || may_be_short || excused,
             "{} of {} bytes for {ask:?}, cut: {}",

@@ -229,6 +229,7 @@ async fn chunk(world: &World, size: ChunkSize) -> Chunk {
 pub(super) fn send(
     socket: &Rc<End>,
     parcel: Parcel,
+    attended: bool,
 ) -> impl Future<Output = (io::Result<()>, Parcel)> + 'static {
     let socket = socket.clone();
     let begun = socket.cancels.get();
@@ -248,15 +249,22 @@ pub(super) fn send(
                 };
                 match ready!(socket.poll_write(cx, rest)) {
                     Ok(bytes) => sent += bytes,
-                    Err(_) if sent > 0 => {
-                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-                    }
-                    Err(error) => return Poll::Ready(Err(error)),
+                    Err(error) => return Poll::Ready(Err(end_of_send(error, sent, attended))),
                 }
             }
             Poll::Ready(Ok(()))
         });
         let result = result.await;
         (result, parcel)
+    }
+}
+
+/// What either engine makes of an error, of which io_uring hears nothing behind a count.
+fn end_of_send(error: io::Error, sent: usize, attended: bool) -> io::Error {
+    match (sent, attended, error.kind()) {
+        (0, _, _) => error,
+        (_, false, _) => io::ErrorKind::ConnectionReset.into(),
+        (_, true, io::ErrorKind::BrokenPipe) => io::ErrorKind::WriteZero.into(),
+        (_, true, _) => error,
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct End {
     name: char,
     inbound: Rc<RefCell<Pipe>>,
     outbound: Rc<RefCell<Pipe>>,
+    /// Bytes that either direction holds.
+    capacity_bytes: usize,
     resets: Cell<bool>,
     watched: Cell<bool>,
     /// Grows when everything that is under way here is cancelled.
@@ -59,6 +61,9 @@ impl End {
         let connection = world.connections.replace(world.connections.get() + 1);
         world.ends_open.set(world.ends_open.get() + 2);
         let (up, down) = (Rc::default(), Rc::default());
+        // Not the same on both sides of the worker: what came at once may have to go in pieces.
+        let most = world.network.capacity_bytes;
+        let capacity_bytes = world.any(&[most, most, (most / 8).max(most.min(200))]);
         let end = |name, inbound: &Rc<RefCell<Pipe>>, outbound: &Rc<RefCell<Pipe>>| {
             Rc::new(Self {
                 world: world.clone(),
@@ -66,6 +71,7 @@ impl End {
                 name,
                 inbound: inbound.clone(),
                 outbound: outbound.clone(),
+                capacity_bytes,
                 resets: Cell::new(false),
                 watched: Cell::new(false),
                 cancels: Cell::new(0),
@@ -197,11 +203,12 @@ impl End {
             pipe.accepted += bytes.len() as u64;
             pipe.broken = true;
             self.tell("write into nothing", bytes);
-            self.inbound.borrow_mut().reset(&self.world);
+            self.inbound
+                .borrow_mut()
+                .reset(&self.world, self.connection);
             return Poll::Ready(Ok(bytes.len()));
         }
-        let capacity = self.world.network.capacity_bytes;
-        let most = bytes.len().min(capacity - pipe.bytes.len());
+        let most = bytes.len().min(self.capacity_bytes - pipe.bytes.len());
         if most == 0 {
             pipe.writer = Some(cx.waker().clone());
             return Poll::Pending;
@@ -253,7 +260,7 @@ impl Pipe {
 
     /// A reset comes to the reader of this pipe. What he has not read yet may never have reached
     /// him; where it has, and FIN with it, he sees a clean end.
-    fn reset(&mut self, world: &World) {
+    fn reset(&mut self, world: &World, connection: u64) {
         let lost = !self.bytes.is_empty() && world.happens(300);
         if lost {
             let kept = world.between(0, self.bytes.len() as u64 - 1) as usize;
@@ -262,6 +269,7 @@ impl Pipe {
         if lost || self.tail == Tail::Open {
             self.tail = Tail::Reset;
             self.untold = true;
+            world.resets.borrow_mut().insert(connection);
         }
         self.wake();
     }
@@ -285,7 +293,7 @@ impl Drop for End {
         if self.resets.get() || !inbound.bytes.is_empty() {
             inbound.broken = true;
             inbound.bytes.clear();
-            outbound.reset(&self.world);
+            outbound.reset(&self.world, self.connection);
         } else if outbound.tail == Tail::Open {
             outbound.tail = Tail::Fin;
         }

@@ -1,7 +1,7 @@
 //! Everything that one run of the simulation shares: its network, its memory, what was injected.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -23,7 +23,7 @@ thread_local! {
 pub(crate) struct Network {
     /// Most bytes that one read brings, or one write takes.
     pub(crate) piece_bytes_max: usize,
-    /// Bytes that a connection holds in each direction.
+    /// Most bytes that a connection holds in each direction.
     pub(crate) capacity_bytes: usize,
     /// Of a thousand reads, those that have to wait although something is there.
     pub(crate) delays_per_mille: u32,
@@ -57,6 +57,8 @@ pub(crate) struct World {
     /// What each send over a connection that the worker made began with, in order.
     pub(crate) sends: RefCell<Vec<(u64, Vec<u8>)>>,
     pub(crate) faults: RefCell<BTreeMap<Fault, u64>>,
+    /// Connections that a reset ended for one of its sides, and no FIN.
+    pub(crate) resets: RefCell<BTreeSet<u64>>,
     pub(super) hosts: RefCell<BTreeMap<SocketAddr, Rc<Host>>>,
     pub(super) small: Rc<Group>,
     pub(super) large: Rc<Group>,
@@ -87,6 +89,7 @@ impl World {
             chunk_waits: Cell::new(0),
             sends: RefCell::default(),
             faults: RefCell::default(),
+            resets: RefCell::default(),
             hosts: RefCell::default(),
             small,
             large,

@@ -205,8 +205,9 @@ impl SendData {
         }
         let sent = match completion.result() {
             Ok(sent) if sent as usize == self.parcel.len() => Ok(()),
-            // Less than all in spite of MSG_WAITALL: the connection ended in the middle.
-            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+            // Less than all in spite of MSG_WAITALL: the connection ended in the middle. Whether
+            // this send was told of a reset the kernel does not say behind a count; it may have.
+            Ok(_) => Err(io::ErrorKind::ConnectionReset.into()),
             Err(error) => Err(error),
         };
         (sent, self.parcel)
