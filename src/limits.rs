@@ -25,8 +25,12 @@ pub const HEADER_TIMEOUT_MS: u64 = 10_000;
 pub const IDLE_TIMEOUT_MS: u64 = 60_000;
 /// Time to a whole response head, from the last byte of the request.
 pub const RESPONSE_TIMEOUT_MS: u64 = 30_000;
-/// Time inside a body, in either direction, in which a peer neither sends nor takes anything.
+/// Time inside a body in which nothing moves: nothing is sent and nothing taken, in neither
+/// direction of the exchange.
 pub const BODY_IDLE_TIMEOUT_MS: u64 = 30_000;
+/// Looks at what a peer has taken in such a time: that it takes nothing is found out at most one
+/// look late.
+pub const BODY_IDLE_LOOKS: u32 = 4;
 /// Time that a pooled connection to a backend may stay idle.
 pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;
 /// Time that a flow of TCP, or a tunnel, may be idle in both directions.

@@ -82,7 +82,7 @@ pub(super) struct Flags {
         default_value = "30s"
     )]
     response_timeout: TimeLimit,
-    /// Inside a body, without progress in either direction.
+    /// Inside a body, while nothing moves in either direction.
     #[arg(
         long,
         value_name = "TIME",

@@ -100,7 +100,7 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// To a whole response head, from the end of the request.
     pub response: Option<Duration>,
-    /// Inside a body, without progress in either direction.
+    /// Inside a body, while nothing moves in either direction.
     pub body_idle: Option<Duration>,
     /// In a TCP session or a tunnel, in both directions.
     pub tcp_idle: Option<Duration>,

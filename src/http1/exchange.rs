@@ -17,7 +17,7 @@ use super::request::{self, Refused, Request};
 use super::response::{Answered, Progress, Reception};
 use super::session::{Client, Scratch};
 use crate::io::{Expired, Io, Parcel, Stopwatch};
-use crate::relay::{self, Half, Pace, RelayEnd};
+use crate::relay::{self, Half, Pace, RelayEnd, Stream, Traffic};
 use crate::tcp;
 use crate::upstream::{Reuse, Tried, Upstream};
 
@@ -182,8 +182,8 @@ impl<I: Io> Exchange<'_, I> {
         let (uplink, downlink) = (upstream.stream.socket.clone(), stream.socket.clone());
         // What was noted of another backend is over.
         progress.note_sent(&Ok(()));
-        let sending = gateway.io.send(&uplink, mem::take(&mut scratch.request));
-        let reception = Reception {
+        let mut sending = gateway.io.send(&uplink, mem::take(&mut scratch.request));
+        let mut reception = Reception {
             gateway,
             upstream: &mut upstream.stream,
             client: &downlink,
@@ -199,30 +199,41 @@ impl<I: Io> Exchange<'_, I> {
             return unattended(sending, &mut scratch.request, reception).await;
         }
         progress.phase.set(Phase::Send);
-        let idle = options.body_idle_timeout;
-        let sent = relay::see_through(&gateway.io, &uplink, sending, deadline, idle);
-        let sent = reception.upstream.beside(stream.beside(sent)).await;
-        let (sent, returned) = sent.map_err(|Expired| Cause::ResponseTimeout)?;
-        progress.note_sent(&sent);
-        // The head stays where it is until the response begins: it may have to be sent again. A
-        // chunk does not, because no wait may hold one.
-        scratch.request = returned;
-        if scratch.request.has_body() {
-            scratch.request.clear();
-        }
+        let sent = sent_or_answered(&mut reception, stream, &uplink, &mut sending).await;
         progress.phase.set(Phase::Wait);
-        // A backend that answered early may have closed the other direction; the answer counts.
-        if upload.is_done() || sent.is_err() {
-            return reception.run().await;
+        let answers_early = sent.is_none();
+        if let Some(sent) = sent {
+            let (sent, returned) = sent.map_err(|Expired| Cause::ResponseTimeout)?;
+            progress.note_sent(&sent);
+            // The head stays where it is until the response begins: it may have to be sent again.
+            // A chunk does not, because no wait may hold one.
+            scratch.request = returned;
+            if scratch.request.has_body() {
+                scratch.request.clear();
+            }
+            // A backend that answered early may have closed the other direction; the answer counts.
+            if upload.is_done() || sent.is_err() {
+                return reception.run().await;
+            }
+        } else {
+            // The request is not to be had back, so this answer is the last word.
+            progress.uploading.set(true);
+            reception.elsewhere = None;
         }
-        // Each direction has a deadline of its own: one may wait while the other makes progress.
-        let pace = gateway.wheel.deadline();
+        // Each direction has a deadline of its own, and looks at both before it gives up.
+        let (beside, pace) = (gateway.wheel.deadline(), reception.pace());
         let upload = async {
             let pace = Pace {
-                deadline: &pace,
-                idle,
-                traffic: &progress.traffic,
+                deadline: &beside,
+                ..pace
             };
+            if answers_early {
+                let sent = relay::see_through(&gateway.io, &uplink, sending, pace);
+                let sent = stream.beside(sent).await;
+                let (sent, _) = sent.map_err(|Expired| RelayEnd::SinkStalled)?;
+                progress.note_sent(&sent);
+                sent.map_err(|_| RelayEnd::SinkLost)?;
+            }
             relay::relay(upload, stream, &uplink, &mut scratch.body, pace).await?;
             if progress.phase.get() == Phase::Wait {
                 // The backend's time to answer begins when it has the whole request.
@@ -291,6 +302,23 @@ impl<I: Io> Exchange<'_, I> {
             plan,
         };
         refuse(self.gateway, self.client, self.scratch, refused).await
+    }
+}
+
+/// Waits until the first of a request is sent; `None` where the backend begins to answer before,
+/// and may take no more until its answer is read.
+async fn sent_or_answered<I: Io, T>(
+    reception: &mut Reception<'_, I>,
+    client: &mut Stream<I>,
+    to: &I::Socket,
+    sending: impl Future<Output = T> + Unpin,
+) -> Option<Result<T, Expired>> {
+    let (gateway, pace) = (reception.gateway, reception.pace());
+    let sent = client.beside(relay::see_through(&gateway.io, to, sending, pace));
+    match reception.plan.upgrade {
+        // A send that is dropped would take the tunnel's own operations with it.
+        true => Some(reception.upstream.beside(sent).await),
+        false => reception.upstream.beside_until_bytes(sent).await,
     }
 }
 
@@ -407,8 +435,13 @@ async fn refuse<I: Io>(
     let Client {
         stream, deadline, ..
     } = client;
-    let (socket, idle) = (stream.socket.clone(), gateway.options.body_idle_timeout);
-    let sending = relay::send(&gateway.io, &socket, parcel, deadline, idle);
+    let (socket, traffic) = (stream.socket.clone(), Traffic::default());
+    let pace = Pace {
+        deadline,
+        idle: gateway.options.body_idle_timeout,
+        traffic: &traffic,
+    };
+    let sending = relay::send(&gateway.io, &socket, parcel, pace);
     match stream.beside(sending).await {
         Ok(()) if keep_alive => After::Keep,
         Ok(()) => After::Linger,

@@ -21,7 +21,7 @@ pub struct Options {
     pub idle_timeout: Option<Duration>,
     /// To a whole response head, from the end of the request.
     pub response_timeout: Option<Duration>,
-    /// Inside a body, without progress in either direction.
+    /// Inside a body, while nothing moves in either direction.
     pub body_idle_timeout: Option<Duration>,
     /// For an idle connection to begin a request that is on its way, once the worker drains.
     pub drain_grace: Duration,

@@ -125,7 +125,8 @@ impl<'a, I: Io> Reception<'a, I> {
         })
     }
 
-    fn pace(&self) -> Pace<'a> {
+    /// That of this direction, and of whatever else the exchange waits for alone.
+    pub(super) fn pace(&self) -> Pace<'a> {
         Pace {
             deadline: self.deadline,
             idle: self.gateway.options.body_idle_timeout,
@@ -146,8 +147,8 @@ impl<'a, I: Io> Reception<'a, I> {
             if !self.parcel.is_empty() {
                 // What came behind it waits for the client.
                 self.upstream.inbox.settle();
-                let (io, idle) = (&self.gateway.io, self.gateway.options.body_idle_timeout);
-                let sent = relay::send(io, self.client, self.parcel, self.deadline, idle);
+                let (io, pace) = (&self.gateway.io, self.pace());
+                let sent = relay::send(io, self.client, self.parcel, pace);
                 sent.await.map_err(cut)?;
             }
         }

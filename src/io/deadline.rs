@@ -256,6 +256,21 @@ impl Deadline {
         }
     }
 
+    /// Milliseconds on its worker's clock, as [`Wheel::now_ms`].
+    pub fn now_ms(&self) -> u64 {
+        self.wheel.now_ms()
+    }
+
+    /// What is left of a wait that began at `since_ms` and may take this long; `None` where it is
+    /// over, as every wait is after [`Wheel::cut`].
+    pub fn left(&self, since_ms: u64, timeout: Duration) -> Option<Duration> {
+        let end_ms = since_ms.saturating_add(timeout.as_millis() as u64);
+        // As late as if it had been set then.
+        let due_ms = end_ms.saturating_add(limits::TICK_MS);
+        let is_over = self.wheel.is_cut() || due_ms <= self.now_ms();
+        (!is_over).then(|| Duration::from_millis(end_ms.saturating_sub(self.now_ms())))
+    }
+
     fn start(&self, timeout: Option<Duration>, interruptible: bool) {
         let mut slots = self.wheel.0.slots.borrow_mut();
         let due_ms = timeout.map_or(NEVER, |timeout| {
@@ -357,6 +372,22 @@ mod tests {
         deadline.set(Some(Duration::from_millis(100)));
         wheel.advance(2_000);
         assert!(expired(&deadline));
+    }
+
+    #[test]
+    fn what_is_left_counts_from_when_it_began() {
+        let wheel = Wheel::default();
+        let deadline = wheel.deadline();
+        wheel.advance(1_000);
+        let left = |since_ms| deadline.left(since_ms, Duration::from_secs(1));
+        assert_eq!(left(900), Some(Duration::from_millis(900)));
+        // The clock may have been a tick behind when it began.
+        assert_eq!(left(0), Some(Duration::ZERO));
+        wheel.advance(1_100);
+        assert_eq!(left(0), None);
+        assert_eq!(left(1_100), SECOND);
+        wheel.cut();
+        assert_eq!(left(1_100), None);
     }
 
     #[test]

@@ -28,10 +28,16 @@ pub(crate) struct Half {
 }
 
 /// How fast a direction has to be, and who is told that it moves.
+///
+/// Two joined directions stand still when neither of them moves: an upload may wait for as long as
+/// its response goes on, and the other way round, as behind HAProxy without `independent-streams`.
+/// One that waits alone would otherwise end what is well: a backend that reads on only when it has
+/// answered, a client that sends on only when it has read.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace<'a> {
+    /// That of this direction alone.
     pub(crate) deadline: &'a Deadline,
-    /// Longest wait for either peer.
+    /// How long both may stand still.
     pub(crate) idle: Option<Duration>,
     /// What the directions know of each other.
     pub(crate) traffic: &'a Traffic,
@@ -40,11 +46,35 @@ pub(crate) struct Pace<'a> {
 impl Pace<'_> {
     pub(super) fn came(self, bytes: usize) {
         self.traffic.came(bytes);
+        self.moved();
     }
 
     pub(super) fn went(self, bytes: usize) {
         let went = &self.traffic.went;
         went.set(went.get() + bytes as u64);
+        self.moved();
+    }
+
+    fn moved(self) {
+        self.traffic.moved_ms.set(self.deadline.now_ms());
+    }
+
+    /// How long it may go on like this; `None` where both directions have stood still for too
+    /// long, or everything is over.
+    fn left(self) -> Option<Duration> {
+        self.deadline.left(self.traffic.moved_ms.get(), self.idle?)
+    }
+
+    /// Has a wait for the source begin once more that was in vain only because of its own deadline.
+    pub(super) fn goes_on(self, stop: Stop) -> Result<(), RelayEnd> {
+        match (stop, self.left()) {
+            (Stop::Lost, _) => Err(RelayEnd::SourceLost),
+            (Stop::Expired, None) => Err(RelayEnd::SourceStalled),
+            (Stop::Expired, left) => {
+                self.deadline.set(left);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -54,6 +84,8 @@ pub(crate) struct Traffic {
     /// Bytes of both together.
     came: Cell<u64>,
     went: Cell<u64>,
+    /// When either moved last.
+    moved_ms: Cell<u64>,
     /// A send to the backend was told that the connection is lost. The kernel tells of that once,
     /// so the end that a receive finds then is no end of a body.
     backend_lost: Cell<bool>,
@@ -104,7 +136,7 @@ enum Sink {
 pub(crate) enum RelayEnd {
     /// The source ended, or was reset, in the middle.
     SourceLost,
-    /// The source sent nothing for too long.
+    /// The source sent nothing, and nothing else moved, for too long.
     SourceStalled,
     /// The source's chunked framing is broken.
     SourceGarbled,
@@ -112,7 +144,7 @@ pub(crate) enum RelayEnd {
     SinkLost,
     /// The sink's connection is lost, and this send may have been the one that was told so.
     SinkReset,
-    /// The sink took nothing for too long.
+    /// The sink took nothing, and nothing else moved, for too long.
     SinkStalled,
 }
 
@@ -245,11 +277,10 @@ pub(crate) async fn relay<I: Io>(
     parcel: &mut Parcel,
     pace: Pace<'_>,
 ) -> Result<(), RelayEnd> {
-    let Pace { deadline, idle, .. } = pace;
     loop {
         if !parcel.is_empty() {
             let bytes = parcel.len();
-            send(&from.io, to, parcel, deadline, idle).await?;
+            send(&from.io, to, parcel, pace).await?;
             pace.went(bytes);
         }
         if half.is_done() {
@@ -282,8 +313,13 @@ async fn advance<I: Io>(
         return Ok(());
     }
     pace.deadline.set(pace.idle);
-    let filled = from.fill(ChunkSize::Large, pace.deadline).await;
-    match filled.map_err(source_end)? {
+    let filled = loop {
+        match from.fill(ChunkSize::Large, pace.deadline).await {
+            Ok(filled) => break filled,
+            Err(stop) => pace.goes_on(stop)?,
+        }
+    };
+    match filled {
         Fill::Bytes => {
             let bytes = from.inbox.bytes().len();
             pace.came(bytes);
@@ -295,16 +331,15 @@ async fn advance<I: Io>(
     }
 }
 
-/// Sends all of `parcel` and leaves it empty, unless the peer takes nothing for as long as `idle`.
+/// Sends all of `parcel` and leaves it empty, unless the peer takes nothing for too long.
 pub(crate) async fn send<I: Io>(
     io: &I,
     to: &I::Socket,
     parcel: &mut Parcel,
-    deadline: &Deadline,
-    idle: Option<Duration>,
+    pace: Pace<'_>,
 ) -> Result<(), RelayEnd> {
     let sending = io.send(to, std::mem::take(parcel));
-    let sent = see_through(io, to, sending, deadline, idle).await;
+    let sent = see_through(io, to, sending, pace).await;
     let (sent, returned) = sent.map_err(|Expired| RelayEnd::SinkStalled)?;
     *parcel = returned;
     parcel.clear();
@@ -330,30 +365,24 @@ pub(crate) async fn see_through<I: Io, T>(
     io: &I,
     to: &I::Socket,
     mut sending: impl Future<Output = T> + Unpin,
-    deadline: &Deadline,
-    idle: Option<Duration>,
+    pace: Pace<'_>,
 ) -> Result<T, Expired> {
-    // Two looks at what the peer has acknowledged, half the time apart; almost no send is still
-    // under way at the first.
-    let look = idle.map(|idle| idle / 2);
+    // Almost no send is still under way at the first look, so what was acknowledged before it is
+    // not known, and the peer is taken to have moved.
+    let look = pace.idle.map(|idle| idle / limits::BODY_IDLE_LOOKS);
     let mut seen = None;
     loop {
-        deadline.set(look);
-        if let Ok(sent) = deadline.guard(&mut sending).await {
+        pace.deadline.set(look);
+        if let Ok(sent) = pace.deadline.guard(&mut sending).await {
             return Ok(sent);
         }
-        let acknowledged = io.acknowledged(to);
-        if seen == Some(acknowledged) {
+        let acknowledged = Some(io.acknowledged(to));
+        if seen != acknowledged {
+            seen = acknowledged;
+            pace.moved();
+        } else if pace.left().is_none() {
             return Err(Expired);
         }
-        seen = Some(acknowledged);
-    }
-}
-
-pub(super) fn source_end(stop: Stop) -> RelayEnd {
-    match stop {
-        Stop::Expired => RelayEnd::SourceStalled,
-        Stop::Lost => RelayEnd::SourceLost,
     }
 }
 

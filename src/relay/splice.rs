@@ -5,7 +5,7 @@
 
 use std::io::ErrorKind;
 
-use super::copy::{Pace, RelayEnd, see_through, source_end};
+use super::copy::{Pace, RelayEnd, see_through};
 use super::stream::Stream;
 use crate::io::{Expired, Io, Pipe};
 use crate::limits;
@@ -35,7 +35,9 @@ pub(super) async fn splice<I: Io>(
     let turn = limits::RELAY_TURN_BYTES_MAX;
     let most = usize::try_from(most).map_or(turn, |most| most.min(turn));
     pace.deadline.set(pace.idle);
-    from.readable(pace.deadline).await.map_err(source_end)?;
+    while let Err(stop) = from.readable(pace.deadline).await {
+        pace.goes_on(stop)?;
+    }
     let Some(mut pipe) = from.io.pipe() else {
         return Ok(Batch::Copy);
     };
@@ -69,7 +71,7 @@ async fn empty<I: Io>(
             Ok(Some(moved)) => pace.went(moved),
             Ok(None) => {
                 let room = io.writable(to);
-                let room = see_through(io, to, room, pace.deadline, pace.idle).await;
+                let room = see_through(io, to, room, pace).await;
                 let room = room.map_err(|Expired| RelayEnd::SinkStalled)?;
                 room.map_err(|_| RelayEnd::SinkLost)?;
             }

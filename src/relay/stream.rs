@@ -115,13 +115,40 @@ impl<I: Io> Stream<I> {
     pub(crate) async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|cx| {
-            if let Poll::Ready(Some(Ok(Some(chunk)))) = self.poll_armed(cx) {
-                self.inbox.push(chunk);
-                self.inbox.settle();
-            }
+            self.keep_armed(cx);
             work.as_mut().poll(cx)
         })
         .await
+    }
+
+    /// As [`Stream::beside`], until bytes are there: `None` where they came before the end of
+    /// `work`.
+    pub(crate) async fn beside_until_bytes<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            if self.inbox.is_empty() {
+                self.arm(ChunkSize::Large, Expect::Later);
+                self.keep_armed(cx);
+            }
+            match self.inbox.is_empty() {
+                true => Poll::Pending,
+                false => Poll::Ready(None),
+            }
+        })
+        .await
+    }
+
+    fn keep_armed(&mut self, cx: &mut Context<'_>) {
+        if let Poll::Ready(Some(Ok(Some(chunk)))) = self.poll_armed(cx) {
+            self.inbox.push(chunk);
+            self.inbox.settle();
+        }
     }
 
     /// Polls the receive that is under way; ready with `None` where there is none.

@@ -14,6 +14,9 @@ on_both_engines! {
     an_upload_that_stalls_is_408,
     a_response_that_stalls_after_its_upload_is_cut,
     a_response_begun_before_its_upload_ended_may_pause,
+    an_upload_may_pause_while_its_response_goes_on,
+    a_response_may_pause_while_its_upload_goes_on,
+    an_exchange_in_which_nothing_moves_is_cut,
     a_slow_reader_gets_all_of_it,
     a_reader_that_reads_nothing_is_reset,
     a_backend_that_reads_slowly_gets_all_of_it,
@@ -27,6 +30,9 @@ const LATEST: Duration = Duration::from_secs(6);
 const IMPATIENT: [&str; 4] = ["--response-timeout", "off", "--body-idle-timeout", SHORT];
 /// Longer than such a deadline with all its ticks.
 const PAUSE: Duration = Duration::from_millis(1_000);
+
+/// Shorter, but five of them are longer.
+const TRICKLE: Duration = Duration::from_millis(250);
 
 /// More than the kernel keeps on its way, so that who does not read stops who sends.
 const LARGE: u64 = 16 * 1024 * 1024;
@@ -141,6 +147,78 @@ fn a_response_begun_before_its_upload_ended_may_pause(engine: Engine) {
         .body(framing, |piece| body.extend_from_slice(piece));
     whole.expect("it is whole");
     assert_eq!(body, b"first-last");
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// A backend that asks for the next part of the request by what it answers to the one before.
+fn an_upload_may_pause_while_its_response_goes_on(engine: Engine) {
+    let origin = Origin::start(|conversation| {
+        let head = conversation.head().expect("the request begins");
+        conversation.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n");
+        conversation.trickle(b"first", TRICKLE);
+        let whole = conversation.body(&head, |_| ());
+        whole.expect("the request is whole");
+        conversation.send("-last");
+    });
+    let proxy = Proxy::before_with(engine, &origin, &IMPATIENT);
+    let mut client = Client::connect(proxy.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf");
+    let head = client.wire().head().expect("the response begins");
+    let framing = head.response_framing("POST").expect("its framing is sound");
+    let mut body = Vec::new();
+    let voice = client.wire().writer();
+    let whole = client.wire().body(framing, |piece| {
+        body.extend_from_slice(piece);
+        if body == b"first" {
+            (&voice).write_all(b"half").expect("the proxy listens");
+        }
+    });
+    whole.expect("it is whole");
+    assert_eq!(body, b"first-last");
+    drop((client, voice, origin));
+    proxy.finish();
+}
+
+fn a_response_may_pause_while_its_upload_goes_on(engine: Engine) {
+    let origin = Origin::start(|conversation| {
+        begin_before_the_end(conversation);
+        conversation.send("-last");
+    });
+    let proxy = Proxy::before_with(engine, &origin, &IMPATIENT);
+    let mut client = Client::connect(proxy.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf");
+    let head = client.wire().head().expect("the response begins");
+    for byte in ["h", "a", "l", "f"] {
+        pause(TRICKLE);
+        client.send(byte);
+    }
+    let framing = head.response_framing("POST").expect("its framing is sound");
+    let mut body = Vec::new();
+    let whole = client
+        .wire()
+        .body(framing, |piece| body.extend_from_slice(piece));
+    whole.expect("it is whole");
+    assert_eq!(body, b"first-last");
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn an_exchange_in_which_nothing_moves_is_cut(engine: Engine) {
+    let origin = Origin::start(|conversation| {
+        conversation.head().expect("the request begins");
+        conversation.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
+        conversation.wait_until_closed();
+    });
+    let proxy = Proxy::before_with(engine, &origin, &IMPATIENT);
+    let mut client = Client::connect(proxy.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf");
+    let stalled = now();
+    let head = client.wire().head().expect("the response begins");
+    let framing = head.response_framing("POST").expect("its framing is sound");
+    assert_eq!(client.wire().body(framing, |_| ()), Err(Broken::Cut));
+    in_time(stalled.elapsed());
+    eventually("the backend to be left", || origin.open() == 0);
     drop((client, origin));
     proxy.finish();
 }

@@ -126,7 +126,6 @@ impl Backend {
             return Then::Close;
         }
         let early = ask.body != Shape::None && world.happens(self.scenario.early_per_mille);
-        let body_is_long = ask.body_bytes + 1_000 > self.world.network.capacity_bytes / 8;
         let mut then = Then::Keep;
         if ask.expects || world.happens(50) {
             let interim = format!("HTTP/1.1 100 Continue\r\nX-Serial: {serial}\r\n\r\n");
@@ -142,11 +141,6 @@ impl Backend {
         let shape = head.shape(Shape::None);
         if early {
             world.count("backend answers early");
-            if body_is_long {
-                // It takes nothing of the request while it answers. Where that is for too long the
-                // exchange ends, although the response goes on.
-                self.ledger.excuse(serial);
-            }
             then = self.respond(&ask, end, true).await;
             if then == Then::Close && world.happens(600) {
                 return then;

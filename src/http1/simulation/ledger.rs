@@ -122,11 +122,6 @@ impl Ledger {
         self.broken.borrow_mut().insert(connection);
     }
 
-    /// A backend does what may take a request too long.
-    pub(super) fn excuse(&self, serial: u64) {
-        self.blame.borrow_mut().insert(serial);
-    }
-
     /// Whether a backend did something to a request that may well end it.
     pub(super) fn is_blamed(&self, serial: u64) -> bool {
         self.blame.borrow().contains(&serial)
