@@ -159,6 +159,10 @@ pub const RING_COMPLETIONS: u32 = 16 * 1024;
 /// Connections that the kernel may hold for a listener before they are accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
 
+/// Tries for the lock of a Unix socket's path; each of them but the last found that somebody else
+/// had just had it.
+pub const UNIX_LOCK_TRIES_MAX: u32 = 8;
+
 /// Connections that a worker accepts at a time, before it serves those it has.
 pub const ACCEPTS_PER_TURN: usize = 64;
 
