@@ -3,7 +3,8 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::{io, mem};
 
 use super::inbox::Inbox;
 use crate::io::{Chunk, ChunkSize, Deadline, Expect, Expired, Io};
@@ -22,6 +23,9 @@ pub(crate) struct Stream<I: Io> {
 enum Armed<I: Io> {
     Recv(I::Recv),
     Readable(I::Readable),
+    /// A receive that came to the end, or to an error, while nobody waited for it. The kernel
+    /// tells of a reset once, so the next who waits hears of it from here.
+    Ended(io::Result<()>),
 }
 
 /// What a wait for bytes brought.
@@ -90,7 +94,7 @@ impl<I: Io> Stream<I> {
     /// Whether no receive is under way and nothing received is left, so that the next bytes are
     /// those in the socket.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.inbox.is_empty() && !matches!(self.armed, Some(Armed::Recv(_)))
+        self.inbox.is_empty() && matches!(self.armed, None | Some(Armed::Readable(_)))
     }
 
     /// Waits until the socket has something to read, without reading it, until the deadline.
@@ -101,7 +105,7 @@ impl<I: Io> Stream<I> {
         }
         let ready = poll_fn(|cx| match &mut self.armed {
             Some(Armed::Readable(ready)) => {
-                let ready = std::task::ready!(Pin::new(ready).poll(cx));
+                let ready = ready!(Pin::new(ready).poll(cx));
                 self.armed = None;
                 Poll::Ready(ready)
             }
@@ -111,7 +115,7 @@ impl<I: Io> Stream<I> {
     }
 
     /// Does `work`. The receive that a wait before left under way may complete meanwhile: what it
-    /// brings is kept, and its chunk is not.
+    /// brings is kept, be it the end, and its chunk is not.
     pub(crate) async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|cx| {
@@ -145,9 +149,13 @@ impl<I: Io> Stream<I> {
     }
 
     fn keep_armed(&mut self, cx: &mut Context<'_>) {
-        if let Poll::Ready(Some(Ok(Some(chunk)))) = self.poll_armed(cx) {
-            self.inbox.push(chunk);
-            self.inbox.settle();
+        match self.poll_armed(cx) {
+            Poll::Ready(Some(Ok(Some(chunk)))) => {
+                self.inbox.push(chunk);
+                self.inbox.settle();
+            }
+            Poll::Ready(Some(ended)) => self.armed = Some(Armed::Ended(ended.map(drop))),
+            Poll::Ready(None) | Poll::Pending => {}
         }
     }
 
@@ -155,12 +163,53 @@ impl<I: Io> Stream<I> {
     pub(crate) fn poll_armed(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<std::io::Result<Option<Chunk>>>> {
-        let Some(Armed::Recv(armed)) = &mut self.armed else {
-            return Poll::Ready(None);
+    ) -> Poll<Option<io::Result<Option<Chunk>>>> {
+        let received = match &mut self.armed {
+            Some(Armed::Recv(armed)) => ready!(Pin::new(armed).poll(cx)),
+            Some(Armed::Ended(ended)) => mem::replace(ended, Ok(())).map(|()| None),
+            Some(Armed::Readable(_)) | None => return Poll::Ready(None),
         };
-        let received = std::task::ready!(Pin::new(armed).poll(cx));
         self.armed = None;
         Poll::Ready(Some(received))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::io::sim::{Network, Sim, World};
+    use crate::io::{BufferOptions, Wheel};
+
+    /// What a wait finds whose peer closed, or reset, while something else was done.
+    fn found_behind(resets: bool) -> Result<Fill, Stop> {
+        let world = World::new(0, Network::default(), BufferOptions::default());
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let (host, io) = (world.bind(address), Sim::<true>(world.clone()));
+        let waiting = async {
+            let visitor = world.clone().visit(address).await.unwrap();
+            let mut stream = Stream::new(io, host.next().await.unwrap());
+            stream.arm(ChunkSize::Small, Expect::Later);
+            let leaves = async {
+                if resets {
+                    visitor.reset_on_close();
+                }
+                drop(visitor);
+                world.executor.sleep(10).await;
+            };
+            stream.beside(leaves).await;
+            // Beside something else it is kept as well.
+            stream.beside(world.executor.sleep(10)).await;
+            let deadline = Wheel::default().deadline();
+            stream.fill(ChunkSize::Small, &deadline).await
+        };
+        world.executor.block_on(waiting).unwrap()
+    }
+
+    #[test]
+    fn an_end_that_came_beside_something_else_is_found_behind_it() {
+        assert_eq!(found_behind(false), Ok(Fill::End));
+        assert_eq!(found_behind(true), Err(Stop::Lost));
     }
 }
