@@ -3,7 +3,9 @@
 //! The pipe is on loan from the moment that bytes are there until the last of them is sent, so a
 //! flow that waits for bytes holds none, and the pipe is empty whenever it is filled.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::pin::pin;
+use std::time::Duration;
 
 use super::copy::{Pace, RelayEnd, see_through};
 use super::stream::Stream;
@@ -67,18 +69,66 @@ async fn empty<I: Io>(
     pace: Pace<'_>,
 ) -> Result<(), RelayEnd> {
     while pipe.held() > 0 {
-        match io.splice_out(&mut pipe, to) {
-            Ok(Some(moved)) => pace.went(moved),
-            Ok(None) => {
-                let room = io.writable(to);
-                let room = see_through(io, to, room, pace).await;
-                let room = room.map_err(|Expired| RelayEnd::SinkStalled)?;
-                room.map_err(|_| RelayEnd::SinkLost)?;
-            }
+        let mut moved = io.splice_out(&mut pipe, to);
+        if let Ok(None) = moved {
+            let moving = pin!(move_later(io, to, || io.splice_out(&mut pipe, to)));
+            let later = see_through(io, to, moving, pace).await;
+            moved = later.map_err(|Expired| RelayEnd::SinkStalled)?.map(Some);
+        }
+        match moved {
+            Ok(moved) => pace.went(moved.unwrap_or(0)),
             // Whatever the error says: one splice sends several times, and where the first of them
             // went well the kernel keeps to itself what the last was told.
             Err(_) => return Err(RelayEnd::SinkReset),
         }
     }
     Ok(())
+}
+
+/// Waits for room until `attempt` has moved something.
+async fn move_later<I: Io>(
+    io: &I,
+    to: &I::Socket,
+    mut attempt: impl FnMut() -> io::Result<Option<usize>>,
+) -> io::Result<usize> {
+    loop {
+        io.writable(to).await?;
+        if let Some(moved) = attempt()? {
+            return Ok(moved);
+        }
+        // Room, and yet no room: the socket has some, and the kernel no memory to fill it with
+        // (tcp_mem). Asked again at once, both would say the same for as long as that lasts.
+        io.sleep(Duration::from_millis(limits::TICK_MS)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::io::BufferOptions;
+    use crate::io::sim::{Network, Sim, World};
+
+    #[test]
+    fn room_that_is_none_is_not_asked_for_all_the_time() {
+        const FOR_MS: u64 = 1_000;
+        let world = World::new(0, Network::default(), BufferOptions::default());
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let (host, io) = (world.bind(address), Sim::<true>(world.clone()));
+        let (mut attempts, executor) = (0, &world.executor);
+        let moving = async {
+            let visitor = world.clone().visit(address).await.unwrap();
+            let to = host.next().await.unwrap();
+            let moved = move_later(&io, &to, || {
+                attempts += 1;
+                assert!(attempts <= 1 + FOR_MS / limits::TICK_MS, "it spins");
+                Ok((executor.now_ms() >= FOR_MS).then_some(7))
+            });
+            let moved = moved.await.unwrap();
+            drop(visitor);
+            moved
+        };
+        assert_eq!(executor.block_on(moving).unwrap(), 7);
+    }
 }
