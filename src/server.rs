@@ -172,13 +172,14 @@ impl Server {
     /// As those of [`Server::start`].
     pub fn start_with(config: Config, balancer: Arc<dyn Balancer>) -> Result<Self, Error> {
         let engine = choose_engine(config.io)?;
-        match Self::start_on(engine, &config, &balancer) {
+        let connections_max = connections_max(config.cores.workers)?;
+        match Self::start_on(engine, &config, &balancer, connections_max) {
             // One ring could be had, but not as many as there are workers.
             Err(Error::Worker { error, .. })
                 if config.io == EngineChoice::Auto && engine == Engine::IoUring =>
             {
                 warn!("engine epoll, because io_uring cannot be used: {error}");
-                Self::start_on(Engine::Epoll, &config, &balancer)
+                Self::start_on(Engine::Epoll, &config, &balancer, connections_max)
             }
             started => started,
         }
@@ -188,8 +189,9 @@ impl Server {
         engine: Engine,
         config: &Config,
         balancer: &Arc<dyn Balancer>,
+        connections_max: usize,
     ) -> Result<Self, Error> {
-        let limit = Arc::new(ConnectionLimit::new(connection_max(config.cores.workers)?));
+        let limit = Arc::new(ConnectionLimit::new(connections_max));
         let listeners = Listeners::open(&config.listen, config.cores.workers)?;
         listeners.refuse_loops(&config.backends)?;
         let Listeners {
@@ -356,7 +358,7 @@ fn choose_engine(choice: EngineChoice) -> Result<Engine, Error> {
 }
 
 /// Half of the descriptors that sessions may have: each needs one downstream and one upstream.
-fn connection_max(workers: usize) -> Result<usize, Error> {
+fn connections_max(workers: usize) -> Result<usize, Error> {
     let limit =
         engine::raise_descriptor_limit().map_err(setup("raising the limit of open files"))?;
     let reserve = limits::DESCRIPTORS_RESERVED + workers * limits::DESCRIPTORS_RESERVED_PER_WORKER;

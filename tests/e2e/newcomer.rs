@@ -197,6 +197,9 @@ fn auto_survives_a_lack_of_locked_memory() {
         let warning = process.wait_line("WARN engine epoll");
         assert!(warning.contains("io_uring"), "{warning}");
     }
+    let log = process.log();
+    let limits = log.iter().filter(|line| line.contains("at most "));
+    assert_eq!(limits.count(), 1, "{log:#?}");
     process.signal("TERM");
     let ended = process.wait_exit();
     let last_line = ended.log.last().cloned().unwrap_or_default();
