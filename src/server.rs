@@ -148,8 +148,8 @@ pub struct Server {
     /// Which worker has ended; closed once all have.
     ended: mpsc::Receiver<usize>,
     published: Published,
-    /// Ends when it is dropped; there once the workers are ready.
-    control: Option<Control>,
+    /// Ends when it is dropped; begins once the workers are ready.
+    control: Control,
     /// The watcher stops when this is dropped.
     _watching: mpsc::Sender<()>,
     /// The files of Unix sockets go with it.
@@ -201,15 +201,27 @@ impl Server {
         } = listeners;
         let fleet = options::fleet(config);
         let (reports, reported) = channel::channel(limits::REPORTS_MAX);
-        let stats = Stats::new(config.cores.workers, config.backends.len());
         let (stage, stages) = watch::channel(Stage::Serve);
         let (ready, readiness) = mpsc::channel();
         let (ending, ended) = mpsc::channel();
-        let mut workers = Vec::new();
-        let mut pulses = Vec::new();
-        for (index, listeners) in sockets.into_iter().enumerate() {
-            let pulse = Arc::<AtomicU64>::default();
-            pulses.push(pulse.clone());
+        let not_running = || Arc::new(AtomicU64::new(watcher::NOT_RUNNING));
+        let pulses: Vec<_> = sockets.iter().map(|_| not_running()).collect();
+        // What may fail comes before the first worker runs, as far as it can.
+        let published = fleet.published();
+        let control = Control::prepare(fleet, config.health.checks.clone(), reported);
+        let mut server = Self {
+            addresses,
+            engine: engine.name(),
+            stats: Stats::new(config.cores.workers, config.backends.len()),
+            stage,
+            workers: Vec::new(),
+            ended,
+            published,
+            control: control.map_err(setup("starting the control thread"))?,
+            _watching: watcher::start(pulses.clone())?,
+            _files,
+        };
+        for (index, (listeners, pulse)) in sockets.into_iter().zip(pulses).enumerate() {
             let end = WorkerEnd {
                 index,
                 ending: ending.clone(),
@@ -219,10 +231,10 @@ impl Server {
                 mode: config.mode,
                 listeners,
                 buffers: config.buffers,
-                fleet: fleet.published(),
+                fleet: server.published.clone(),
                 reports: reports.clone(),
                 balancer: balancer.clone(),
-                counters: stats.worker(index),
+                counters: server.stats.worker(index),
                 limit: limit.clone(),
                 http: options::http(config),
                 upstream: options::upstream(config),
@@ -231,27 +243,17 @@ impl Server {
                 pulse,
             };
             let processor = config.cores.processors[index % config.cores.processors.len()];
-            let worker = start_worker(end, processor, engine, options, ready.clone())?;
-            workers.push(Some(worker));
+            match start_worker(end, processor, engine, options, ready.clone()) {
+                Ok(worker) => server.workers.push(Some(worker)),
+                Err(error) => {
+                    drop(ending);
+                    return Err(server.give_up(error));
+                }
+            }
         }
         drop((ready, ending));
-        let _watching = watcher::start(pulses)?;
-        let server = Self {
-            addresses,
-            engine: engine.name(),
-            stats,
-            stage,
-            workers,
-            ended,
-            published: fleet.published(),
-            control: None,
-            _watching,
-            _files,
-        };
         let mut server = server.wait_until_ready(&readiness)?;
-        let checks = config.health.checks.clone();
-        let control = Control::start(fleet, checks, reported);
-        server.control = Some(control.map_err(setup("starting the control thread"))?);
+        server.control.begin();
         info!("engine {}", server.engine);
         for address in &server.addresses {
             info!("listening on {address}");
@@ -318,10 +320,15 @@ impl Server {
         if readiness.iter().take(self.workers.len()).count() == self.workers.len() {
             return Ok(self);
         }
-        self.stage.send_replace(Stage::Stop);
-        self.join()?;
         let error = io::Error::other("a worker ended before it accepted connections");
-        Err(setup("starting the workers")(error))
+        Err(self.give_up(setup("starting the workers")(error)))
+    }
+
+    /// Stops the workers that run and waits for them. Where one of them failed that is the error,
+    /// otherwise `error` is.
+    fn give_up(self, error: Error) -> Error {
+        self.stage.send_replace(Stage::Stop);
+        self.join().err().unwrap_or(error)
     }
 }
 
@@ -381,6 +388,7 @@ fn start_worker(
     let index = end.index;
     let body = move || {
         let _end = end;
+        _end.pulse.store(0, Ordering::Relaxed);
         if let Err(error) = engine::pin_to_processor(processor) {
             warn!("worker {index} cannot be pinned to processor {processor}: {error}");
         }
@@ -408,7 +416,7 @@ struct WorkerEnd {
 
 impl Drop for WorkerEnd {
     fn drop(&mut self) {
-        self.pulse.store(watcher::ENDED, Ordering::Relaxed);
+        self.pulse.store(watcher::NOT_RUNNING, Ordering::Relaxed);
         // Nobody listens any more where the server was dropped without a join.
         let _ = self.ending.send(self.index);
     }

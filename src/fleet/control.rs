@@ -45,17 +45,18 @@ impl Default for Checks {
 /// The control thread; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Control {
+    begin: Option<oneshot::Sender<()>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Control {
-    /// Starts the thread. It checks the backends where there are `checks`, and takes in what the
-    /// workers report in any case.
+    /// Starts the thread, with everything that may fail. Once it is told to begin it checks the
+    /// backends where there are `checks`, and takes in what the workers report in any case.
     ///
     /// # Errors
     /// Where the thread or its runtime cannot be had.
-    pub fn start(
+    pub fn prepare(
         fleet: Fleet,
         checks: Option<Checks>,
         reports: mpsc::Receiver<Event>,
@@ -63,8 +64,13 @@ impl Control {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let (begin, begun) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
-        let steering = steer(fleet, checks, reports);
+        let steering = async {
+            if begun.await.is_ok() {
+                steer(fleet, checks, reports).await;
+            }
+        };
         let body = move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -76,9 +82,18 @@ impl Control {
         };
         let thread = thread::Builder::new().name("control".to_owned());
         Ok(Self {
+            begin: Some(begin),
             stop: Some(stop),
             thread: Some(thread.spawn(body)?),
         })
+    }
+
+    /// Begins to check and to judge.
+    pub fn begin(&mut self) {
+        if let Some(begin) = self.begin.take() {
+            // Nobody waits for it where the thread has panicked, which is said already.
+            let _ = begin.send(());
+        }
     }
 }
 

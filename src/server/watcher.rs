@@ -12,10 +12,11 @@ use tracing::error;
 use super::{Error, setup};
 use crate::limits;
 
-/// The pulse of a worker that has ended.
-pub(super) const ENDED: u64 = u64::MAX;
+/// The pulse of a worker that does not run: not yet, or no longer.
+pub(super) const NOT_RUNNING: u64 = u64::MAX;
 
-/// Watches over the workers whose `pulses` these are, until what it returns is dropped.
+/// Watches over the workers whose `pulses` these are, from when each begins to run, until what it
+/// returns is dropped.
 pub(super) fn start(pulses: Vec<Arc<AtomicU64>>) -> Result<mpsc::Sender<()>, Error> {
     let (watching, stop) = mpsc::channel::<()>();
     let beat = Duration::from_millis(limits::BEAT_MS);
@@ -51,7 +52,7 @@ struct Beats {
 impl Beats {
     /// Takes in the pulse of this beat; whether too many were missed.
     fn are_missed(&mut self, pulse: u64) -> bool {
-        if pulse == self.pulse && pulse != ENDED {
+        if pulse == self.pulse && pulse != NOT_RUNNING {
             self.missed += 1;
         } else {
             *self = Self { pulse, missed: 0 };
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_beats_in_a_row_count_and_none_after_the_end() {
+    fn only_beats_in_a_row_count_and_only_while_it_runs() {
         let mut beats = Beats::default();
         for pulse in [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3] {
             assert!(!beats.are_missed(pulse), "pulse {pulse}");
@@ -75,6 +76,6 @@ mod tests {
         }
         assert!(beats.are_missed(3));
         let mut ended = Beats::default();
-        assert!((0..100).all(|_| !ended.are_missed(ENDED)));
+        assert!((0..100).all(|_| !ended.are_missed(NOT_RUNNING)));
     }
 }

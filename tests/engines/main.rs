@@ -10,6 +10,7 @@ mod operations;
 mod pressure;
 mod server;
 mod splice;
+mod start;
 mod tcp;
 
 use std::env;
