@@ -208,7 +208,8 @@ impl Server {
         let pulses: Vec<_> = sockets.iter().map(|_| not_running()).collect();
         // What may fail comes before the first worker runs, as far as it can.
         let published = fleet.published();
-        let control = Control::prepare(fleet, config.health.checks.clone(), reported);
+        let (checks, judging) = (config.health.checks.clone(), not_running());
+        let control = Control::prepare(fleet, checks, reported, judging.clone());
         let mut server = Self {
             addresses,
             engine: engine.name(),
@@ -218,7 +219,7 @@ impl Server {
             ended,
             published,
             control: control.map_err(setup("starting the control thread"))?,
-            _watching: watcher::start(pulses.clone())?,
+            _watching: watcher::start(pulses.clone(), judging)?,
             _files,
         };
         for (index, (listeners, pulse)) in sockets.into_iter().zip(pulses).enumerate() {

@@ -7,6 +7,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -52,7 +53,8 @@ pub struct Control {
 
 impl Control {
     /// Starts the thread, with everything that may fail. Once it is told to begin it checks the
-    /// backends where there are `checks`, and takes in what the workers report in any case.
+    /// backends where there are `checks`, and takes in what the workers report in any case. The
+    /// `pulse` changes once a beat, or more often, from then on.
     ///
     /// # Errors
     /// Where the thread or its runtime cannot be had.
@@ -60,15 +62,16 @@ impl Control {
         fleet: Fleet,
         checks: Option<Checks>,
         reports: mpsc::Receiver<Event>,
+        pulse: Arc<AtomicU64>,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let (begin, begun) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
-        let steering = async {
+        let steering = async move {
             if begun.await.is_ok() {
-                steer(fleet, checks, reports).await;
+                steer(fleet, checks, reports, &pulse).await;
             }
         };
         let body = move || {
@@ -108,10 +111,16 @@ impl Drop for Control {
 }
 
 /// Does not return.
-async fn steer(mut fleet: Fleet, checks: Option<Checks>, mut reports: mpsc::Receiver<Event>) {
+async fn steer(
+    mut fleet: Fleet,
+    checks: Option<Checks>,
+    mut reports: mpsc::Receiver<Event>,
+    pulse: &AtomicU64,
+) {
     let clock = Stopwatch::start();
     let mut rounds = checks.map(|checks| Rounds::new(checks, fleet.backends.clone()));
-    loop {
+    for turn in 0.. {
+        pulse.store(turn, Ordering::Relaxed);
         let now_ms = clock.elapsed_ms();
         fleet.advance(now_ms);
         if let Some(rounds) = &mut rounds {
@@ -119,9 +128,13 @@ async fn steer(mut fleet: Fleet, checks: Option<Checks>, mut reports: mpsc::Rece
         }
         fleet.publish();
         let checks_due = rounds.as_ref().and_then(Rounds::due_ms);
+        let beat_ms = now_ms + limits::BEAT_MS;
         let due_ms = checks_due.into_iter().chain(fleet.due_ms()).min();
+        let pause_ms = due_ms
+            .map_or(beat_ms, |due_ms| due_ms.min(beat_ms))
+            .saturating_sub(now_ms);
         tokio::select! {
-            () = until(due_ms, now_ms) => {}
+            () = sleep(Duration::from_millis(pause_ms)) => {}
             Some(event) = reports.recv() => {
                 let now_ms = clock.elapsed_ms();
                 fleet.take(event, now_ms);
@@ -141,13 +154,6 @@ async fn steer(mut fleet: Fleet, checks: Option<Checks>, mut reports: mpsc::Rece
                 }
             }
         }
-    }
-}
-
-async fn until(due_ms: Option<u64>, now_ms: u64) {
-    match due_ms {
-        Some(due_ms) => sleep(Duration::from_millis(due_ms.saturating_sub(now_ms))).await,
-        None => pending().await,
     }
 }
 
@@ -255,5 +261,42 @@ impl Rounds {
         // In steps, so that a large fleet is checked in a few turns and not in thousands.
         let due_ms = (now_ms + pause_ms).next_multiple_of(limits::HEALTH_STEP_MS);
         self.due.push(Reverse((due_ms, backend)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BackendList;
+    use crate::health::{CheckRules, EjectRules, FleetHealth};
+
+    /// Looks at the pulse, and the time between two of them.
+    const LOOKS: u64 = 1_000;
+    const LOOK_MS: u64 = 20;
+
+    #[test]
+    fn the_pulse_goes_on_where_nothing_happens() {
+        const NOT_BEGUN: u64 = u64::MAX;
+        let backends = "127.0.0.1:9".parse::<BackendList>().unwrap();
+        let backends = backends.resolve().unwrap();
+        let health = FleetHealth::new(1, CheckRules::default(), EjectRules::default());
+        let (reports, reported) = mpsc::channel(1);
+        let pulse = Arc::new(AtomicU64::new(NOT_BEGUN));
+        let fleet = Fleet::new(&backends, health);
+        let mut control = Control::prepare(fleet, None, reported, pulse.clone()).unwrap();
+        assert_eq!(pulse.load(Ordering::Relaxed), NOT_BEGUN);
+        control.begin();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let moves = async {
+            for _ in 0..LOOKS {
+                if (2..NOT_BEGUN).contains(&pulse.load(Ordering::Relaxed)) {
+                    return true;
+                }
+                sleep(Duration::from_millis(LOOK_MS)).await;
+            }
+            false
+        };
+        assert!(runtime.enable_time().build().unwrap().block_on(moves));
+        drop((control, reports));
     }
 }
