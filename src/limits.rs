@@ -82,6 +82,10 @@ pub const HEALTH_JITTER_PERCENT: u64 = 10;
 pub const HEALTH_STEP_MS: u64 = 100;
 /// How much more often a backend is checked while its state is changing.
 pub const HEALTH_FASTER_TIMES: u64 = 4;
+/// Failed checks behind the one that took a backend down for which that is so: many that go down
+/// come back at once, and many that are down at the start are just starting. Not for ever, because
+/// most of a large fleet may be down.
+pub const HEALTH_FASTER_CHECKS: u32 = 8;
 /// Checks in a row that bring a backend up.
 pub const HEALTH_RISE: u32 = 2;
 /// Checks in a row that take a backend down.

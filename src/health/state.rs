@@ -114,6 +114,17 @@ struct Check {
     verdict: Verdict,
     /// Results in a row that speak against the verdict.
     against: u32,
+    /// Failed checks since it went down, as far as they are counted.
+    confirmed: u32,
+}
+
+impl Check {
+    fn of(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -181,10 +192,16 @@ impl FleetHealth {
         self.members[backend.index()].health()
     }
 
-    /// Whether the next check of a backend may change its state, so that it should come soon.
+    /// Whether the next check of a backend is likely to change its state, so that it should come
+    /// soon: something speaks against what it is, or it has only just gone down.
     pub fn is_changing(&self, backend: BackendId) -> bool {
         let check = &self.members[backend.index()].check;
-        check.against > 0 || check.verdict == Verdict::Assumed
+        check.against > 0
+            || match check.verdict {
+                Verdict::Assumed => true,
+                Verdict::Up => false,
+                Verdict::Down => check.confirmed < limits::HEALTH_FASTER_CHECKS,
+            }
     }
 
     /// Takes in what was learnt at `now_ms`, and tells what changes by it.
@@ -250,10 +267,7 @@ impl FleetHealth {
             traffic.faults_in_row = 0;
             traffic.standing = Standing::Admitted { since_ms: now_ms };
         }
-        *check = Check {
-            verdict: Verdict::Up,
-            against: 0,
-        };
+        *check = Check::of(Verdict::Up);
         Some(Reason::ChecksPassed(rise))
     }
 
@@ -264,6 +278,8 @@ impl FleetHealth {
             Verdict::Up => self.check.fall,
             Verdict::Down => {
                 check.against = 0;
+                let counted = limits::HEALTH_FASTER_CHECKS;
+                check.confirmed = check.confirmed.saturating_add(1).min(counted);
                 return None;
             }
         };
@@ -271,10 +287,7 @@ impl FleetHealth {
         if check.against < fall {
             return None;
         }
-        *check = Check {
-            verdict: Verdict::Down,
-            against: 0,
-        };
+        *check = Check::of(Verdict::Down);
         Some(Reason::ChecksFailed(fall, failure))
     }
 

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use crate::support::{
     Client, Engine, Origin, PATIENCE, Process, Proxy, Wire, address_in, answer, eventually, get,
-    now, ok, pause, refusing_address,
+    now, ok, pause, refusing_address, reserved_address,
 };
 
 on_both_engines! {
     a_backend_that_refuses_goes_down_and_comes_back,
+    a_backend_that_is_late_at_the_start_is_found_soon,
     http_checks_look_at_the_status,
     bad_answers_eject_and_time_readmits,
     without_any_backend_up_it_is_503_at_once,
@@ -94,6 +95,23 @@ fn a_backend_that_refuses_goes_down_and_comes_back(engine: Engine) {
     }
     assert_eq!(seen, [true, true]);
     drop((client, workers));
+    assert_eq!(proxy.drain().code, 0);
+}
+
+/// Where fastlb starts before its backends do: they need not wait for a whole interval.
+fn a_backend_that_is_late_at_the_start_is_found_soon(engine: Engine) {
+    const INTERVAL: Duration = Duration::from_secs(6);
+    let (held, address) = reserved_address();
+    let backend = address.to_string();
+    let flags = ["--health", "tcp", "--health-interval", "6s"];
+    let proxy = Proxy::start(engine, &[&["--backends", &backend][..], &flags].concat());
+    wait_said(&proxy, address, "is down: checks failed", 1);
+    let worker = Worker::start(&backend);
+    let listens = now();
+    wait_said(&proxy, address, "is up: checks passed: 2", 1);
+    let took = listens.elapsed();
+    assert!(took < INTERVAL, "it took {took:?}");
+    drop((worker, held));
     assert_eq!(proxy.drain().code, 0);
 }
 

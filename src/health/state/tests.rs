@@ -108,9 +108,35 @@ fn checks_come_faster_while_a_state_is_changing() {
     assert!(fleet.is_changing(id(0)));
     fleet.take(failed(0), 0);
     fleet.take(failed(0), 0);
-    assert!(!fleet.is_changing(id(0)), "down, and all agrees");
+    assert_eq!(fleet.health(id(0)), Health::Down);
+    down_for_good(&mut fleet);
     fleet.take(passed(0), 0);
     assert!(fleet.is_changing(id(0)));
+    fleet.take(failed(0), 0);
+    assert!(!fleet.is_changing(id(0)), "one success proves nothing");
+}
+
+#[test]
+fn a_backend_that_is_down_at_the_start_is_checked_faster_for_a_while() {
+    let mut fleet = fleet(1);
+    fleet.take(failed(0), 0);
+    assert_eq!(fleet.health(id(0)), Health::Down);
+    down_for_good(&mut fleet);
+    fleet.take(passed(0), 0);
+    fleet.take(passed(0), 0);
+    assert!(!fleet.is_changing(id(0)), "up, and all agrees");
+}
+
+/// Fails checks of a backend that has just gone down until they come no faster any more.
+fn down_for_good(fleet: &mut FleetHealth) {
+    for check in 0..limits::HEALTH_FASTER_CHECKS {
+        assert!(fleet.is_changing(id(0)), "after {check} more");
+        fleet.take(failed(0), 0);
+    }
+    for _ in 0..1_000 {
+        assert!(!fleet.is_changing(id(0)));
+        fleet.take(failed(0), 0);
+    }
 }
 
 #[test]
