@@ -83,7 +83,7 @@ impl Fleet {
             say(address, &change);
         }
         if all_down {
-            warn!("no backend is up: every request is answered with 503");
+            warn!("no backend is up: nothing is served until one is");
         }
     }
 }

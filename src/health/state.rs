@@ -1,7 +1,8 @@
 //! The judge: from events and time to who is picked. It knows no clock and no socket.
 //!
 //! A backend starts up. Checks take it down and bring it back (`rise`, `fall`); traffic can only
-//! eject it, for a time that grows, and never more of the fleet than the rules allow.
+//! eject it, for a time that grows, never more of the fleet than the rules allow, and only for as
+//! long as somebody else is up: bad answers are better than none.
 
 use std::fmt;
 
@@ -73,6 +74,8 @@ pub enum Reason {
     Faults(u32, Fault, u64),
     /// Its ejection is over.
     TimeServed,
+    /// It was ejected, and nobody else is up that answers any better.
+    LastResort,
 }
 
 impl fmt::Display for Reason {
@@ -90,6 +93,7 @@ impl fmt::Display for Reason {
                 )
             }
             Self::TimeServed => f.write_str("its ejection is over"),
+            Self::LastResort => f.write_str("its ejection ends early, for want of a better one"),
         }
     }
 }
@@ -98,8 +102,29 @@ impl fmt::Display for Reason {
 #[derive(Clone, Debug)]
 pub struct FleetHealth {
     members: Vec<Member>,
+    counts: Counts,
     check: CheckRules,
     eject: EjectRules,
+}
+
+/// How many backends are what. All others are down.
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    up: usize,
+    ejected: usize,
+}
+
+impl Counts {
+    fn moved(&mut self, before: Health, health: Health) {
+        for (which, by) in [(before, -1), (health, 1)] {
+            let count = match which {
+                Health::Up => &mut self.up,
+                Health::Ejected => &mut self.ejected,
+                Health::Down => continue,
+            };
+            *count = count.wrapping_add_signed(by);
+        }
+    }
 }
 
 /// What is known of one backend. Checks and traffic judge it apart: it is picked where both agree.
@@ -160,6 +185,13 @@ impl Default for Traffic {
     }
 }
 
+impl Traffic {
+    /// Whether so much went wrong in a row that it may be ejected.
+    fn is_faulty(&self, rules: &EjectRules) -> bool {
+        rules.after > 0 && self.faults_in_row >= rules.after
+    }
+}
+
 impl Member {
     fn health(&self) -> Health {
         match (self.check.verdict, self.traffic.standing) {
@@ -182,6 +214,10 @@ impl FleetHealth {
     pub fn new(count: usize, check: CheckRules, eject: EjectRules) -> Self {
         Self {
             members: vec![Member::default(); count],
+            counts: Counts {
+                up: count,
+                ejected: 0,
+            },
             check,
             eject,
         }
@@ -205,7 +241,7 @@ impl FleetHealth {
     }
 
     /// Takes in what was learnt at `now_ms`, and tells what changes by it.
-    pub fn take(&mut self, event: Event, now_ms: u64) -> Option<Change> {
+    pub fn take(&mut self, event: Event, now_ms: u64) -> Vec<Change> {
         let Event { backend, news } = event;
         let before = self.health(backend);
         let reason = match news {
@@ -217,8 +253,36 @@ impl FleetHealth {
                 self.members[backend.index()].traffic.faults_in_row = 0;
                 None
             }
-        }?;
-        self.changed(backend, before, reason)
+        };
+        let change = reason.and_then(|reason| self.changed(backend, before, reason));
+        let mut changes = Vec::from_iter(change);
+        if self.counts.ejected > 0 && self.is_nobody_well(backend) {
+            changes.extend(self.readmit_all(now_ms));
+        }
+        changes
+    }
+
+    /// Whether nobody is up, or `backend` alone, which would be ejected if there were another.
+    fn is_nobody_well(&self, backend: BackendId) -> bool {
+        let member = &self.members[backend.index()];
+        match self.counts.up {
+            0 => true,
+            1 => member.health() == Health::Up && member.traffic.is_faulty(&self.eject),
+            _ => false,
+        }
+    }
+
+    fn readmit_all(&mut self, now_ms: u64) -> Vec<Change> {
+        let mut changes = Vec::with_capacity(self.counts.ejected);
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            if member.health() == Health::Ejected {
+                member.traffic.standing = Standing::Admitted { since_ms: now_ms };
+                let backend = BackendId::new(index).expect("a member has an id");
+                changes.extend(self.changed(backend, Health::Ejected, Reason::LastResort));
+            }
+        }
+        changes
     }
 
     /// Readmits those whose ejection is over at `now_ms`.
@@ -245,8 +309,9 @@ impl FleetHealth {
     }
 
     /// Names the change, unless the backend is what it was.
-    fn changed(&self, backend: BackendId, before: Health, reason: Reason) -> Option<Change> {
+    fn changed(&mut self, backend: BackendId, before: Health, reason: Reason) -> Option<Change> {
         let health = self.health(backend);
+        self.counts.moved(before, health);
         (health != before).then_some(Change {
             backend,
             health,
@@ -299,8 +364,7 @@ impl FleetHealth {
             return None;
         }
         traffic.faults_in_row = traffic.faults_in_row.saturating_add(1);
-        let enough = rules.after > 0 && traffic.faults_in_row >= rules.after;
-        if !enough || !self.may_eject(backend) {
+        if !traffic.is_faulty(&rules) || !self.may_eject(backend) {
             return None;
         }
         let traffic = &mut self.members[backend.index()].traffic;
@@ -324,16 +388,9 @@ impl FleetHealth {
     /// never the last one that is picked, because bad answers are better than none. Who is down is
     /// not picked anyway, and takes up no part.
     fn may_eject(&self, backend: BackendId) -> bool {
-        let count = |health| {
-            let of_it = self
-                .members
-                .iter()
-                .filter(|member| member.health() == health);
-            of_it.count()
-        };
         let part = self.members.len() * self.eject.part_max as usize / 100;
         let is_up = self.health(backend) == Health::Up;
-        is_up && count(Health::Ejected) < part.max(1) && count(Health::Up) > 1
+        is_up && self.counts.ejected < part.max(1) && self.counts.up > 1
     }
 }
 

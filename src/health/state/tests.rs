@@ -50,11 +50,16 @@ fn recovered(index: usize) -> Event {
 /// Ejects a backend and returns for how long.
 fn eject(fleet: &mut FleetHealth, index: usize, now_ms: u64) -> u64 {
     for _ in 1..EJECT.after {
-        assert_eq!(fleet.take(fault(index), now_ms), None);
+        assert_eq!(fleet.take(fault(index), now_ms), []);
     }
-    match fleet.take(fault(index), now_ms).unwrap().reason {
-        Reason::Faults(5, Fault::Status(500), time_ms) => time_ms,
-        other => panic!("{other:?}"),
+    match fleet.take(fault(index), now_ms)[..] {
+        [
+            Change {
+                reason: Reason::Faults(5, Fault::Status(500), time_ms),
+                ..
+            },
+        ] => time_ms,
+        ref other => panic!("{other:?}"),
     }
 }
 
@@ -62,7 +67,7 @@ fn eject(fleet: &mut FleetHealth, index: usize, now_ms: u64) -> u64 {
 fn until_its_first_success_one_failure_takes_a_backend_down() {
     let mut fleet = fleet(2);
     assert_eq!(fleet.health(id(0)), Health::Up);
-    let change = fleet.take(failed(0), 0).unwrap();
+    let change = fleet.take(failed(0), 0).remove(0);
     assert_eq!(change.health, Health::Down);
     let text = change.reason.to_string();
     assert_eq!(text, "checks failed: 1, the last one: no answer in time");
@@ -86,14 +91,14 @@ fn checks_decide_by_rise_and_fall() {
         for (result, state) in results.chars().zip(states.chars()) {
             let event = if result == '+' { passed(0) } else { failed(0) };
             let before = fleet.health(id(0));
-            let change = fleet.take(event, 0);
+            let changes = fleet.take(event, 0);
             let expected = if state == 'U' {
                 Health::Up
             } else {
                 Health::Down
             };
             assert_eq!(fleet.health(id(0)), expected, "{results}");
-            assert_eq!(change.is_some(), before != expected, "{results}");
+            assert_eq!(changes.len(), usize::from(before != expected), "{results}");
         }
     }
 }
@@ -161,9 +166,9 @@ fn a_success_in_between_starts_the_row_again() {
     let mut fleet = fleet(3);
     for _ in 0..100 {
         for _ in 1..EJECT.after {
-            assert_eq!(fleet.take(fault(0), 0), None);
+            assert_eq!(fleet.take(fault(0), 0), []);
         }
-        assert_eq!(fleet.take(recovered(0), 0), None);
+        assert_eq!(fleet.take(recovered(0), 0), []);
     }
 }
 
@@ -202,8 +207,39 @@ fn the_last_that_is_up_is_not_ejected() {
     let mut fleet = fleet(2);
     fleet.take(failed(1), 0);
     for _ in 0..20 {
-        assert_eq!(fleet.take(fault(0), 0), None);
+        assert_eq!(fleet.take(fault(0), 0), []);
     }
+    assert_eq!(fleet.health(id(0)), Health::Up);
+}
+
+#[test]
+fn who_is_ejected_is_readmitted_where_the_others_go_down() {
+    let mut fleet = fleet(3);
+    eject(&mut fleet, 0, 0);
+    assert_eq!(fleet.take(failed(1), 1).len(), 1);
+    let changes = fleet.take(failed(2), 2);
+    let readmitted = Change {
+        backend: id(0),
+        health: Health::Up,
+        reason: Reason::LastResort,
+    };
+    assert_eq!(changes.len(), 2);
+    assert_eq!(changes[1], readmitted);
+    assert_eq!(fleet.due_ms(), None);
+}
+
+#[test]
+fn two_that_are_bad_take_turns_where_nothing_checks_them() {
+    let mut fleet = fleet(2);
+    eject(&mut fleet, 0, 0);
+    for _ in 1..EJECT.after {
+        assert_eq!(fleet.take(fault(1), 1), []);
+    }
+    let changes = fleet.take(fault(1), 1);
+    assert_eq!((changes.len(), changes[0].backend), (1, id(0)));
+    assert_eq!(changes[0].reason, Reason::LastResort);
+    // The next failure ejects the other one, whose turn it was.
+    assert_eq!(fleet.take(fault(1), 2)[0].health, Health::Ejected);
     assert_eq!(fleet.health(id(0)), Health::Up);
 }
 
@@ -217,8 +253,8 @@ fn a_backend_that_comes_back_from_being_down_is_not_ejected_any_more() {
         fleet.take(failed(0), 1);
     }
     assert_eq!(fleet.health(id(0)), Health::Down);
-    assert_eq!(fleet.take(passed(0), 2), None);
-    let change = fleet.take(passed(0), 3).unwrap();
+    assert_eq!(fleet.take(passed(0), 2), []);
+    let change = fleet.take(passed(0), 3).remove(0);
     assert_eq!(change.health, Health::Up);
     assert_eq!(fleet.due_ms(), None);
 }
@@ -237,7 +273,7 @@ fn no_ejection_where_it_is_turned_off() {
     let rules = EjectRules { after: 0, ..EJECT };
     let mut fleet = FleetHealth::new(3, CheckRules::default(), rules);
     for _ in 0..1_000 {
-        assert_eq!(fleet.take(fault(0), 0), None);
+        assert_eq!(fleet.take(fault(0), 0), []);
     }
 }
 
@@ -266,16 +302,20 @@ proptest! {
                 told[change.backend.index()] = change.health;
             }
             let event = Event { backend: id(index % count), news };
-            if let Some(change) = fleet.take(event, now_ms) {
+            for change in fleet.take(event, now_ms) {
                 told[change.backend.index()] = change.health;
             }
             let healths: Vec<Health> = (0..count).map(|index| fleet.health(id(index))).collect();
             prop_assert_eq!(&healths, &told, "every change is told");
             let ejected = healths.iter().filter(|&&health| health == Health::Ejected).count();
             prop_assert!(ejected <= (count / 10).max(1));
+            let up = healths.iter().filter(|&&health| health == Health::Up).count();
+            prop_assert!(up > 0 || ejected == 0, "only checks leave nobody");
         }
-        // Left alone, with passing checks, everybody comes back.
+        // Left alone, whoever is ejected comes back, and with passing checks everybody else.
         fleet.advance(now_ms + EJECT.time_max_ms);
+        let ejected = (0..count).any(|index| fleet.health(id(index)) == Health::Ejected);
+        prop_assert!(!ejected);
         for index in 0..count {
             fleet.take(passed(index), now_ms);
             fleet.take(passed(index), now_ms);

@@ -222,10 +222,9 @@ impl Ledger {
             "connection to the backend timed out" => {
                 (504, self.happened(&["connect not answered"]))
             }
-            "no descriptor left to reach a backend with" => (
-                503,
-                self.happened(&["connect short of descriptors"]),
-            ),
+            "no descriptor left to reach a backend with" => {
+                (503, self.happened(&["connect short of descriptors"]))
+            }
             "backend closed" | "backend reset" => (502, self.may_be_lost(ask)),
             "response cut short" | "too many interim responses" => (502, blamed),
             "response stalled" => (504, blamed),
