@@ -143,6 +143,12 @@ impl<I: Io> Sessions<I> {
         self.unneeded.set(spare.len());
     }
 
+    /// Exchanges whose memory is kept.
+    #[cfg(test)]
+    pub(super) fn spare(&self) -> usize {
+        self.spare.borrow().len()
+    }
+
     fn busy(&self) -> Busy<I> {
         let mut spares = self.spare.borrow_mut();
         let spare = spares.pop();

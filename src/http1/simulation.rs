@@ -8,34 +8,31 @@
 
 mod backend;
 mod client;
+mod fleet;
 mod ledger;
 mod message;
 mod scenario;
+mod worker;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
-use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use self::backend::Backend;
 use self::client::Client;
+use self::fleet::{Control, Counted};
 use self::ledger::Ledger;
 use self::scenario::Scenario;
+use self::worker::Worker;
 use super::{Gateway, Sessions};
-use crate::balance::{self, Ask, BackendId, Balancer, Outcome, RoundRobin, Snapshot, Weight};
-use crate::health::Health;
 use crate::io::Io;
-use crate::io::sim::{Fault, Sim, World};
+use crate::io::sim::{Fault, Host, Sim, World};
 use crate::limits;
 use crate::listener::{ConnectionLimit, Door};
 use crate::stats::WorkerCounters;
@@ -111,59 +108,69 @@ struct Run<const ATTENDED: bool> {
     scenario: Rc<Scenario>,
     balancer: Arc<Counted>,
     counters: Arc<WorkerCounters>,
-    gateway: Rc<Gateway<Sim<ATTENDED>>>,
-    door: Rc<Door>,
-    stopped: Rc<Cell<bool>>,
+    worker: Worker<ATTENDED>,
     clients: Rc<Cell<u64>>,
 }
 
 impl<const ATTENDED: bool> Run<ATTENDED> {
     fn whole(seed: u64) -> Sums {
-        let run = Self::new(seed);
+        let (run, control) = Self::new(seed);
         let world = run.world.clone();
-        let ended = world.executor.block_on(run.live());
+        let ended = world.executor.block_on(run.live(control));
         let mut sums = ended.unwrap_or_else(|hang| panic!("{hang:?}"));
         sums.append(&mut world.faults.borrow_mut());
         sums
     }
 
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64) -> (Self, Control) {
         let scenario = Rc::new(Scenario::of(seed));
         let world = World::new(seed, scenario.network, scenario.buffers);
         let io = Sim::<ATTENDED>(world.clone());
         let counters = Arc::new(WorkerCounters::new(scenario.backends));
-        let balancer = Arc::<Counted>::default();
-        let fleet: Vec<_> = (0..scenario.backends).map(member).collect();
+        let fleet = fleet::of(scenario.backends);
+        let balancer = Arc::new(Counted::new(&fleet));
+        let (reports, heard) = mpsc::channel(scenario.judge.reports_max);
+        let stopped = Rc::default();
+        let control = Control::new(&world, &scenario, &fleet, heard, &stopped);
         let backends = Backends::new(
             io.clone(),
-            Arc::new(ArcSwap::from_pointee(Snapshot::new(fleet, |_| Health::Up))),
+            fleet,
             balancer.clone(),
             scenario.upstream,
             counters.clone(),
-            mpsc::channel(limits::REPORTS_MAX).0,
+            reports,
         );
         let http = scenario.http.clone();
         let gateway = Rc::new(Gateway::new(io, backends, counters.clone(), http));
         let limit = Arc::new(ConnectionLimit::new(scenario.connections_max));
-        Self {
+        let worker = Worker {
+            world: world.clone(),
+            scenario: scenario.clone(),
+            sessions: Sessions::new(gateway.clone()),
+            gateway,
+            door: Door::new(limit, counters.clone()),
+            stopped,
+        };
+        let run = Self {
             ledger: Ledger::new(&world),
             world,
             scenario,
             balancer,
-            door: Door::new(limit, counters.clone()),
             counters,
-            gateway,
-            stopped: Rc::default(),
+            worker,
             clients: Rc::default(),
-        }
+        };
+        (run, control)
     }
 
     /// The run, from the first connection until nothing is left.
-    async fn live(self) -> Sums {
+    async fn live(self, control: Control) -> Sums {
         let world = self.world.clone();
+        let Worker { gateway, door, .. } = &self.worker;
         let listener = world.bind(front());
-        self.start_backends();
-        self.start_worker(&listener);
+        let hosts = self.start_backends();
+        world.executor.spawn(control.run(hosts));
+        self.worker.start(&listener);
         self.start_clients();
 
         if let Some(drain_ms) = self.scenario.drain_ms {
@@ -173,68 +180,49 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
             self.until("clients", || self.clients.get() == 0).await;
         }
         self.ledger.draining.set(true);
-        self.gateway.drain();
-        self.door.close();
-        self.gateway.io.cancel_accept(&listener);
+        gateway.drain();
+        door.close();
+        gateway.io.cancel_accept(&listener);
         drop(listener);
-        let patience = self.until_or(self.scenario.drain_timeout_ms, || self.door.guests() == 0);
+        let patience = self.until_or(self.scenario.drain_timeout_ms, || door.guests() == 0);
         if !patience.await {
             world.count("drain cut");
             self.ledger.cut.set(true);
-            self.gateway.wheel.cut();
-            self.until("sessions", || self.door.guests() == 0).await;
+            gateway.wheel.cut();
+            self.until("sessions", || door.guests() == 0).await;
         }
         world.unbind(front());
         self.until("clients", || self.clients.get() == 0).await;
-        self.gateway.backends.pool.clear();
-        self.stopped.set(true);
+        let sessions = &self.worker.sessions;
+        let is_lean = || sessions.spare() <= limits::EXCHANGES_SPARE_MIN;
+        self.until("memory of exchanges", is_lean).await;
+        gateway.backends.pool.clear();
+        self.worker.stopped.set(true);
         for index in 0..self.scenario.backends {
-            world.unbind(at(index));
+            world.unbind(fleet::at(index));
         }
         self.until("tasks", || world.executor.live() == 0).await;
         self.settle()
     }
 
-    fn start_backends(&self) {
-        for index in 0..self.scenario.backends {
-            let host = self.world.bind(at(index));
+    fn start_backends(&self) -> Vec<Rc<Host>> {
+        let start = |index| {
+            let host = self.world.bind(fleet::at(index));
             let backend = Backend {
                 world: self.world.clone(),
                 ledger: self.ledger.clone(),
                 scenario: self.scenario.clone(),
-                stopped: self.stopped.clone(),
+                stopped: self.worker.stopped.clone(),
             };
             if self.scenario.moody {
                 self.world
                     .executor
                     .spawn(backend.clone().change_mood(host.clone()));
             }
-            self.world.executor.spawn(backend.serve(host));
-        }
-    }
-
-    /// Does what `worker` does on a real engine.
-    fn start_worker(&self, listener: &Rc<crate::io::sim::Host>) {
-        let executor = &self.world.executor;
-        let sessions = Sessions::new(self.gateway.clone());
-        let world = self.world.clone();
-        let serve = move |socket, peer, guest| {
-            world
-                .executor
-                .spawn(sessions.clone().open(socket, peer, guest));
+            self.world.executor.spawn(backend.serve(host.clone()));
+            host
         };
-        let gateway = self.gateway.clone();
-        let shed = move || gateway.backends.pool.shed();
-        let io = self.gateway.io.clone();
-        executor.spawn(self.door.clone().accept(io, listener.clone(), serve, shed));
-        executor.spawn(keep_pool(self.gateway.clone(), self.stopped.clone()));
-        let world = self.world.clone();
-        executor.spawn(tick(
-            world,
-            self.gateway.clone(),
-            self.door.clone(),
-            self.stopped.clone(),
-        ));
+        (0..self.scenario.backends).map(start).collect()
     }
 
     fn start_clients(&self) {
@@ -275,15 +263,14 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
 
     /// Everything that was taken is given back.
     fn settle(self) -> Sums {
-        let usage = self.gateway.io.usage();
+        let Worker { gateway, .. } = &self.worker;
+        let usage = gateway.io.usage();
         assert_eq!(usage.chunks_held, 0, "chunks");
         assert_eq!(usage.operations, 0, "operations");
         assert_eq!(self.world.ends_open(), 0, "sockets");
-        assert_eq!(self.gateway.wheel.deadlines(), 0, "deadlines");
+        assert_eq!(gateway.wheel.deadlines(), 0, "deadlines");
         assert_eq!(self.counters.active.read(), 0, "sessions");
-        let (picked, done) = (&self.balancer.picked, &self.balancer.done);
-        let read = |counts: &[AtomicU64; 4]| counts.each_ref().map(|n| n.load(Ordering::Relaxed));
-        assert_eq!(read(picked), read(done), "picks and their ends");
+        self.balancer.settle();
         Sums::from([
             ("-- runs", 1),
             ("-- answers", self.ledger.answers.get()),
@@ -294,78 +281,7 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
     }
 }
 
-async fn keep_pool<I: Io>(gateway: Rc<Gateway<I>>, stopped: Rc<Cell<bool>>) {
-    let mut keeping = pin!(gateway.backends.pool.keep());
-    let mut pause = gateway.io.sleep(Duration::from_millis(limits::TICK_MS));
-    poll_fn(|cx| {
-        let never = keeping.as_mut().poll(cx);
-        debug_assert!(never.is_pending());
-        while !stopped.get() && pin!(&mut pause).poll(cx).is_ready() {
-            pause = gateway.io.sleep(Duration::from_millis(limits::TICK_MS));
-        }
-        if stopped.get() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
-}
-
-async fn tick<I: Io>(
-    world: Rc<World>,
-    gateway: Rc<Gateway<I>>,
-    door: Rc<Door>,
-    stopped: Rc<Cell<bool>>,
-) {
-    while !stopped.get() {
-        gateway
-            .io
-            .sleep(Duration::from_millis(limits::TICK_MS))
-            .await;
-        let now_ms = world.executor.now_ms();
-        gateway.wheel.advance(now_ms);
-        gateway.backends.tick(now_ms);
-        gateway.io.tick();
-        door.tick();
-    }
-}
-
-/// Round robin, with what it picked and what it was told.
-#[derive(Default)]
-struct Counted {
-    balancer: RoundRobin,
-    picked: [AtomicU64; 4],
-    done: [AtomicU64; 4],
-}
-
-impl Balancer for Counted {
-    fn pick(&self, fleet: &Snapshot, ask: &Ask<'_>) -> Option<BackendId> {
-        let picked = self.balancer.pick(fleet, ask)?;
-        self.picked[picked.index()].fetch_add(1, Ordering::Relaxed);
-        Some(picked)
-    }
-
-    fn done(&self, id: BackendId, _outcome: &Outcome) {
-        self.done[id.index()].fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// Where the worker listens.
 fn front() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 80))
-}
-
-/// Where a backend listens.
-fn at(index: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 1, index as u8], 80))
-}
-
-fn member(index: usize) -> balance::Backend {
-    balance::Backend {
-        id: BackendId::new(index).expect("a small fleet"),
-        address: at(index).into(),
-        authority: "sim".into(),
-        weight: Weight::default(),
-    }
 }

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::fleet::NOBODY_UP;
 use super::message::{Lost, Shape};
 use crate::io::sim::{Fault, World};
 
@@ -214,9 +215,10 @@ impl Ledger {
                     "connect unreachable",
                     "connect not answered",
                 ];
+                let (none, reached) = (reason.starts_with("no"), self.happened(&refused));
                 (
-                    if reason.starts_with("no") { 503 } else { 502 },
-                    self.happened(&refused),
+                    if none { 503 } else { 502 },
+                    reached || none && self.happened(&[NOBODY_UP]),
                 )
             }
             "connection to the backend timed out" => {

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use super::fleet::BACKENDS_MAX;
+use crate::health::{CheckRules, EjectRules};
 use crate::http1::Options;
 use crate::io::BufferOptions;
 use crate::io::sim::{Network, World};
+use crate::limits;
 use crate::relay::FlowOptions;
 use crate::upstream::{self, RetryOn};
 
@@ -30,11 +33,27 @@ pub(super) struct Scenario {
     pub(super) client_faults_per_mille: u32,
     /// Backends come and go.
     pub(super) moody: bool,
+    pub(super) judge: Judge,
+    pub(super) late_ticks_per_mille: u32,
     pub(super) connections_max: usize,
     /// When the worker is told to drain, where it does not wait for the clients.
     pub(super) drain_ms: Option<u64>,
     /// How long busy sessions have then.
     pub(super) drain_timeout_ms: u64,
+}
+
+/// How the fleet is judged while it is used.
+pub(super) struct Judge {
+    /// Most milliseconds between two looks of the control thread.
+    pub(super) pause_ms_max: u64,
+    pub(super) check: CheckRules,
+    pub(super) eject: EjectRules,
+    /// Of a thousand looks, those that check a backend.
+    pub(super) checks_per_mille: u32,
+    /// Of a thousand checks, those that find what is not so.
+    pub(super) wrong_checks_per_mille: u32,
+    /// Reports that wait for the control thread.
+    pub(super) reports_max: usize,
 }
 
 impl Scenario {
@@ -55,19 +74,7 @@ impl Scenario {
                 small_chunks_max: pick(rng, &[1, 2, 16]),
                 large_chunks_max: pick(rng, &[0, 1, 1, 16]),
             },
-            http: Options {
-                header_timeout: Some(Duration::from_millis(2_000)),
-                idle_timeout: Some(Duration::from_millis(3_000)),
-                response_timeout: Some(Duration::from_millis(2_000)),
-                body_idle_timeout: Some(Duration::from_millis(2_000)),
-                drain_grace: Duration::from_millis(300),
-                trusted: Vec::new(),
-                flow: FlowOptions {
-                    idle_timeout: Some(Duration::from_millis(3_000)),
-                    half_closed_timeout: Duration::from_millis(1_000),
-                    drain_idle: Duration::from_millis(100),
-                },
-            },
+            http: http(),
             upstream: upstream::Options {
                 connect_timeout: Some(Duration::from_millis(500)),
                 retries: pick(rng, &[0, 1, RETRIES_MAX, RETRIES_MAX]),
@@ -80,8 +87,12 @@ impl Scenario {
                 },
                 retry_hundredths_per_second: pick(rng, &[10, 1_000]),
             },
-            backends: rng.usize(1..=4),
-            clients: rng.u64(1..=6),
+            backends: rng.usize(1..=BACKENDS_MAX),
+            // More than the exchanges whose memory is kept in any case.
+            clients: match rng.u8(..50) {
+                0 => 3 * limits::EXCHANGES_SPARE_MIN as u64,
+                _ => rng.u64(1..=6),
+            },
             requests_max: rng.u64(1..=6),
             body_bytes_max: if trickles {
                 60
@@ -100,6 +111,8 @@ impl Scenario {
             early_per_mille: pick(rng, &[0, 100, 500]),
             client_faults_per_mille,
             moody,
+            judge: judge(rng),
+            late_ticks_per_mille: pick(rng, &[0, 0, 100]),
             connections_max: pick(rng, &[1, 2, 100]),
             drain_ms: (rng.u8(..4) == 0).then(|| rng.u64(0..400)),
             drain_timeout_ms: pick(rng, &[0, 300, 10_000, 10_000]),
@@ -129,6 +142,41 @@ fn network(rng: &mut fastrand::Rng, trickles: bool) -> Network {
         delays_per_mille: pick(rng, &[0, 30, 200]) / if trickles { 10 } else { 1 },
         delay_ms_max: pick(rng, &[1, 5, 20]),
         shortages_per_mille: pick(rng, &[0, 0, 0, 0, 0, 0, 0, 100]),
+    }
+}
+
+fn http() -> Options {
+    Options {
+        header_timeout: Some(Duration::from_millis(2_000)),
+        idle_timeout: Some(Duration::from_millis(3_000)),
+        response_timeout: Some(Duration::from_millis(2_000)),
+        body_idle_timeout: Some(Duration::from_millis(2_000)),
+        drain_grace: Duration::from_millis(300),
+        trusted: Vec::new(),
+        flow: FlowOptions {
+            idle_timeout: Some(Duration::from_millis(3_000)),
+            half_closed_timeout: Duration::from_millis(1_000),
+            drain_idle: Duration::from_millis(100),
+        },
+    }
+}
+
+fn judge(rng: &mut fastrand::Rng) -> Judge {
+    Judge {
+        pause_ms_max: pick(rng, &[20, 300]),
+        check: CheckRules {
+            rise: rng.u32(1..=2),
+            fall: rng.u32(1..=3),
+        },
+        eject: EjectRules {
+            after: pick(rng, &[0, 1, 3]),
+            time_ms: 150,
+            time_max_ms: 600,
+            part_max: pick(rng, &[10, 50, 100]),
+        },
+        checks_per_mille: pick(rng, &[0, 200, 800]),
+        wrong_checks_per_mille: pick(rng, &[0, 0, 100, 500]),
+        reports_max: pick(rng, &[1, limits::REPORTS_MAX]),
     }
 }
 
