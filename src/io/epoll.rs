@@ -251,15 +251,18 @@ pub struct Recv {
 }
 
 impl Recv {
-    /// A chunk of the size asked for, else a small one, else a place in the queue for one.
+    /// A chunk of the size asked for, else a small one, else a place in the queue for a small one.
     fn poll_chunk(&mut self, cx: &Context<'_>) -> Poll<Chunk> {
+        let mut size = self.size;
         loop {
             if let Some(turn) = &self.turn {
                 ready!(turn.poll(cx));
                 self.turn = None;
+                // Whoever is next in the queue waits for this chunk to come home, and no other.
+                size = ChunkSize::Small;
             }
             let (small, large) = (&self.engine.small, &self.engine.large);
-            let wanted = match self.size {
+            let wanted = match size {
                 ChunkSize::Large => large.take(large.chunk_bytes()),
                 ChunkSize::Small => None,
             };

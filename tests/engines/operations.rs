@@ -22,6 +22,7 @@ on_both_engines!(
     a_dropped_sleep_ends,
     a_cancelled_accept_says_so,
     two_chunks_serve_a_hundred_connections,
+    who_waits_for_a_chunk_gets_the_next_that_is_free,
     a_task_that_panics_takes_nothing_along,
     what_is_sent_in_two_pieces_arrives_as_one,
     the_end_of_a_stream_takes_no_chunk,
@@ -194,6 +195,41 @@ fn two_chunks_serve_a_hundred_connections<I: Io>() {
             io.usage().chunk_waits > 0,
             "the test did not run out of chunks"
         );
+    });
+}
+
+/// Both chunks are free at once, and one of those who wait is let in. The other one is next when he
+/// is done, also where he could have had the large chunk, which is not what they wait for.
+fn who_waits_for_a_chunk_gets_the_next_that_is_free<I: Io>() {
+    let buffers = BufferOptions {
+        small_chunks_max: 1,
+        large_chunks_max: 1,
+    };
+    run(buffers, async |io: I| {
+        let mut pairs = Vec::new();
+        for _ in 0..4 {
+            let (ours, theirs) = pair(&io).await;
+            io.send(&ours, parcel(b"hello")).await.0.unwrap();
+            pairs.push((ours, theirs));
+        }
+        let receive = |place: usize| {
+            let receiving = io.recv(&pairs[place].1, ChunkSize::Large, Expect::Now);
+            async { receiving.await.unwrap().unwrap() }
+        };
+        let (large, small) = (receive(0).await, receive(1).await);
+        let served = Rc::new(Cell::new(0));
+        let [third, fourth] = [2, 3].map(|place| {
+            let (receiving, served) = (receive(place), served.clone());
+            spawn_local(async move {
+                assert_eq!(receiving.await.bytes(), b"hello");
+                served.set(served.get() + 1);
+            })
+        });
+        until(&io, || io.usage().chunk_waits >= 2).await;
+        drop((large, small));
+        until(&io, || served.get() == 2).await;
+        third.await.unwrap();
+        fourth.await.unwrap();
     });
 }
 

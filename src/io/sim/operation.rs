@@ -208,8 +208,8 @@ fn cancelled() -> io::Error {
     io::Error::from_raw_os_error(libc::ECANCELED)
 }
 
-/// A chunk of the size asked for, else a small one, else a place in the queue for one.
-async fn chunk(world: &World, size: ChunkSize) -> Chunk {
+/// A chunk of the size asked for, else a small one, else a place in the queue for a small one.
+async fn chunk(world: &World, mut size: ChunkSize) -> Chunk {
     loop {
         let (small, large) = (&world.small, &world.large);
         let wanted = match size {
@@ -223,6 +223,7 @@ async fn chunk(world: &World, size: ChunkSize) -> Chunk {
         world.count("receive without a chunk");
         let turn = small.wait();
         poll_fn(|cx| turn.poll(cx)).await;
+        size = ChunkSize::Small;
     }
 }
 
