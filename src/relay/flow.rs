@@ -145,11 +145,7 @@ impl<'a, F: Future<Output = Result<(), RelayEnd>>> Direction<'a, F> {
         if self.end.is_none()
             && let Poll::Ready(end) = self.future.as_mut().poll(cx)
         {
-            // Who was told of a loss is all the same here: the other side hears of every one.
-            self.end = Some(end.map_err(|end| match end {
-                RelayEnd::SinkReset => RelayEnd::SinkLost,
-                other => other,
-            }));
+            self.end = Some(end);
             return end.is_ok();
         }
         false
@@ -175,10 +171,12 @@ where
         mut vigil: Vigil<'_, impl Fn() -> u64>,
         is_draining: impl Fn() -> bool,
     ) -> (FlowEnd, bool) {
+        let mut answered = false;
         let end = poll_fn(|cx| {
             // A close is passed on, unless the other direction is lost: then there is a reset. The
             // kernel tells of one once, so a send may have heard of it and a receive finds an end.
             let (sent_all, answered_all) = (self.upload.poll(cx), self.download.poll(cx));
+            answered |= answered_all && self.upload.end != Some(Err(RelayEnd::SinkReset));
             if sent_all && !is_lost(self.download.end) {
                 io.half_close(uplink);
             }
@@ -197,8 +195,7 @@ where
                 false => FlowEnd::Idle,
             })
         });
-        let end = end.await;
-        (end, matches!(self.download.end, Some(Ok(()))))
+        (end.await, answered)
     }
 
     fn is_half_closed(&self) -> bool {
@@ -219,14 +216,15 @@ where
     /// How the flow ended, where it has. A sink that is lost ends its direction alone: what its
     /// peer said before may still be on its way.
     fn end(&self) -> Option<FlowEnd> {
+        use RelayEnd::{SinkLost, SinkReset, SourceLost};
         match (self.upload.end, self.download.end) {
-            (Some(Err(RelayEnd::SourceLost)), _) => Some(FlowEnd::ClientLost),
-            (_, Some(Err(RelayEnd::SourceLost))) => Some(FlowEnd::BackendLost),
+            (Some(Err(SourceLost)), _) => Some(FlowEnd::ClientLost),
+            (_, Some(Err(SourceLost))) => Some(FlowEnd::BackendLost),
             (Some(Ok(())), Some(Ok(()))) => Some(FlowEnd::Finished),
-            (Some(Err(RelayEnd::SinkLost)), Some(_)) => Some(FlowEnd::BackendLost),
-            (Some(_), Some(Err(RelayEnd::SinkLost))) => Some(FlowEnd::ClientLost),
-            (Some(Err(RelayEnd::SinkLost)) | Some(Ok(())) | None, None)
-            | (None, Some(Err(RelayEnd::SinkLost)) | Some(Ok(()))) => None,
+            (Some(Err(SinkLost | SinkReset)), Some(_)) => Some(FlowEnd::BackendLost),
+            (Some(_), Some(Err(SinkLost | SinkReset))) => Some(FlowEnd::ClientLost),
+            (Some(Err(SinkLost | SinkReset)) | Some(Ok(())) | None, None)
+            | (None, Some(Err(SinkLost | SinkReset)) | Some(Ok(()))) => None,
             // Neither has a limit of its own, so all time is over.
             _ => Some(FlowEnd::Cut),
         }
@@ -295,8 +293,13 @@ impl<'a, P: Fn() -> u64> Vigil<'a, P> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::relay::flow::FlowEnd::{BackendLost, ClientLost, Cut, Finished};
+
+    use crate::io::BufferOptions;
+    use crate::io::sim::{Network, Sim, World};
 
     type End = Option<Result<(), RelayEnd>>;
 
@@ -308,6 +311,7 @@ mod tests {
     const DONE: End = Some(Ok(()));
     const SOURCE: End = Some(Err(RelayEnd::SourceLost));
     const SINK: End = Some(Err(RelayEnd::SinkLost));
+    const RESET: End = Some(Err(RelayEnd::SinkReset));
     const STALLED: End = Some(Err(RelayEnd::SinkStalled));
 
     /// What a flow says of itself whose directions ended like this.
@@ -348,6 +352,10 @@ mod tests {
             (None, SOURCE, Some(BackendLost)),
             (DONE, SOURCE, Some(BackendLost)),
             (SINK, DONE, Some(BackendLost)),
+            (RESET, None, None),
+            (None, RESET, None),
+            (RESET, DONE, Some(BackendLost)),
+            (DONE, RESET, Some(ClientLost)),
             (DONE, SINK, Some(ClientLost)),
             (STALLED, None, Some(Cut)),
             (None, STALLED, Some(Cut)),
@@ -356,6 +364,54 @@ mod tests {
             let said = with_ends(OPTIONS, (up, down), |end, _| end());
             assert_eq!(said, end, "{up:?}, {down:?}");
         }
+    }
+
+    /// Whether a client sees a reset whose bytes meet a backend that is reset, where that has
+    /// `closed` before or not.
+    fn client_is_reset(closed: bool) -> bool {
+        let world = World::new(0, Network::default(), BufferOptions::default());
+        let io = Sim::<true>(world.clone());
+        let addresses = [1, 2].map(|host| SocketAddr::from(([10, 0, 0, host], 80)));
+        let [front, back] = addresses.map(|address| world.bind(address));
+        let joining = async {
+            let client = world.clone().visit(addresses[0]).await.unwrap();
+            let uplink = io.connect(&addresses[1].into()).await.unwrap();
+            let (downlink, backend) = (front.next().await.unwrap(), back.next().await.unwrap());
+            let flow = async {
+                let wheel = Wheel::default();
+                let flow = Flow {
+                    client: &mut Stream::new(io.clone(), downlink),
+                    backend: &mut Stream::new(io.clone(), uplink),
+                    greeting: Parcel::default(),
+                    deadline: &wheel.deadline(),
+                    wheel: &wheel,
+                    options: &OPTIONS,
+                };
+                assert_eq!(flow.run(|| false).await, BackendLost);
+            };
+            let peers = async {
+                backend.write(b"half").await.unwrap();
+                assert_eq!(client.read(64).await.unwrap(), b"half");
+                if closed {
+                    backend.half_close();
+                }
+                // Both at once: the send is what hears of it.
+                client.write(b"more").await.unwrap();
+                backend.reset_on_close();
+                drop(backend);
+                let rest = client.read(64).await;
+                assert!(rest.as_ref().is_ok_and(Vec::is_empty) || rest.is_err());
+                rest.is_err()
+            };
+            tokio::join!(flow, peers).1
+        };
+        world.executor.block_on(joining).unwrap()
+    }
+
+    #[test]
+    fn a_reset_is_passed_on_also_where_a_send_is_told_of_it() {
+        assert!(client_is_reset(false), "half an answer looks whole");
+        assert!(!client_is_reset(true), "a whole answer looks cut");
     }
 
     #[test]
