@@ -1,14 +1,17 @@
-//! The HTTP path under seeded faults: clients, fastlb and backends in one thread, on the engine of
-//! the simulation, with time that costs nothing.
+//! The path under seeded faults, HTTP, tunnels and TCP: clients, fastlb and backends in one thread,
+//! on the engine of the simulation, with time that costs nothing. That engine has no pipes, so what
+//! a real one would splice is copied here; `relay/splice` is tested on real sockets alone.
 //!
 //! A seed decides everything, and a run that fails names its own: `FASTLB_SIM_SEED=7` runs that
 //! one alone, with `FASTLB_SIM_TRACE=1` and `--nocapture` it tells every read and write, and
 //! `FASTLB_SIM_SEEDS=100000` runs so many. What is checked stands in `ledger`, for each answer, in
-//! [`Run::settle`], for the end, and in `World::new`, for every moment at which all wait.
+//! `flow`, for each stream, in `fleet`, for each pick, in [`Run::settle`], for the end, and in
+//! `World::new`, for every moment at which all wait.
 
 mod backend;
 mod client;
 mod fleet;
+mod flow;
 mod ledger;
 mod message;
 mod scenario;
@@ -271,6 +274,7 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
         assert_eq!(gateway.wheel.deadlines(), 0, "deadlines");
         assert_eq!(self.counters.active.read(), 0, "sessions");
         self.balancer.settle();
+        self.ledger.judge_parties(&self.scenario);
         Sums::from([
             ("-- runs", 1),
             ("-- answers", self.ledger.answers.get()),

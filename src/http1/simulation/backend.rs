@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::flow::Side;
 use super::ledger::{Ask, Ledger, Meant};
 use super::message::{Message, Reader, Shape, encode, pattern, shape_field};
 use super::scenario::Scenario;
@@ -18,6 +19,9 @@ pub(super) struct Backend {
     pub(super) scenario: Rc<Scenario>,
     pub(super) stopped: Rc<Cell<bool>>,
 }
+
+/// A switch of protocols that is well formed.
+pub(super) const SWITCH: &str = "HTTP/1.1 101 Fine\r\nConnection: upgrade\r\nUpgrade: sim\r\n\r\n";
 
 /// What becomes of a connection behind an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,8 +44,13 @@ impl Backend {
     /// Serves whoever connects, until the host is told to stop.
     pub(super) async fn serve(self, host: Rc<Host>) {
         while let Some(end) = host.next().await {
-            let connection = self.clone().converse(end);
-            self.world.executor.spawn(connection);
+            let backend = self.clone();
+            self.world.executor.spawn(async move {
+                match backend.scenario.tcp {
+                    true => backend.flow(&end).await,
+                    false => backend.converse(end).await,
+                }
+            });
         }
     }
 
@@ -59,6 +68,12 @@ impl Backend {
             let pause_ms = self.world.between(20, 400);
             self.world.executor.sleep(pause_ms).await;
         }
+    }
+
+    /// Says and hears what a connection carries, whatever that is.
+    async fn flow(&self, end: &End) {
+        let party = self.ledger.enter_party(Side::Backend, &self.scenario);
+        party.converse(&self.ledger, end, &[]).await;
     }
 
     async fn converse(self, end: Rc<End>) {
@@ -138,6 +153,10 @@ impl Backend {
                 return Then::Close;
             }
         }
+        if ask.upgrade && world.happens(700) {
+            self.switch(&ask, end, reader).await;
+            return Then::Close;
+        }
         let shape = head.shape(Shape::None);
         if early {
             world.count("backend answers early");
@@ -180,13 +199,58 @@ impl Backend {
         assert_eq!(method, ask.method);
         assert_eq!(head.field("host"), Some("sim"));
         assert_eq!(head.field("x-forwarded-for"), Some("10.0.0.9"));
-        assert_eq!(head.field("connection"), None);
+        let upgrade = ask.upgrade.then_some("Upgrade");
+        assert_eq!(head.field("connection"), upgrade);
+        assert_eq!(head.field("upgrade"), upgrade.map(|_| "sim"));
         assert_eq!(head.shape(Shape::None), ask.body, "{ask:?}");
         ask
     }
 
+    /// Switches protocols, as it was asked to, and goes on with what comes then.
+    async fn switch(&self, ask: &Ask, end: &Rc<End>, reader: &mut Reader) {
+        let world = &self.world;
+        let think_ms = world.between(0, self.scenario.think_ms_max);
+        world.executor.sleep(think_ms).await;
+        let early = !reader.is_empty() || end.has_unread();
+        assert!(!early, "bytes before the switch of protocols");
+        let serial = ask.serial;
+        let mut to = "Upgrade: sim\r\n";
+        if world.happens(self.scenario.backend_faults_per_mille / 4) {
+            let fault = "backend switches to nothing";
+            self.ledger.blame(serial, end.connection, fault);
+            to = "";
+        }
+        let head =
+            format!("HTTP/1.1 101 Fine\r\nX-Serial: {serial}\r\nConnection: upgrade\r\n{to}\r\n");
+        let meant = Meant {
+            connection: end.connection,
+            status: 101,
+            body: Vec::new(),
+            ends_by_close: false,
+        };
+        self.ledger.mean(serial, meant);
+        world.count("backend switches protocols");
+        let party = self.ledger.enter_party(Side::Backend, &self.scenario);
+        if !party.is_well() {
+            // A reset may destroy the head of the switch too.
+            let fault = "backend breaks its tunnel";
+            self.ledger.blame(serial, end.connection, fault);
+        }
+        let head_bytes = head.len();
+        if self.write(ask, end, head.into_bytes(), head_bytes).await {
+            let brought = reader.take_rest();
+            party.converse(&self.ledger, end, &brought).await;
+        }
+    }
+
     async fn respond(&self, ask: &Ask, end: &Rc<End>, early: bool) -> Then {
         let world = &self.world;
+        if world.happens(self.scenario.backend_faults_per_mille / 8) && !ask.upgrade {
+            let fault = "backend switches unasked";
+            self.ledger.blame(ask.serial, end.connection, fault);
+            let _ = end.write(SWITCH.as_bytes()).await;
+            return Then::Close;
+        }
         let refuses = early && world.happens(500);
         let status = match refuses {
             true => 413,

@@ -10,6 +10,7 @@ use std::task::Poll;
 use tokio::sync::Notify;
 
 use super::backend::FOR_EVER_MS;
+use super::flow::{Party, Side};
 use super::ledger::{Answer, Ask, Got, Ledger};
 use super::message::{Lost, Message, Reader, Shape, encode, pattern, shape_field};
 use super::scenario::Scenario;
@@ -46,10 +47,14 @@ pub(super) struct Client {
 struct Conversation {
     end: Rc<End>,
     asks: Vec<Ask>,
+    /// For each request, who speaks through the tunnel that may come of it.
+    parties: Vec<Option<Rc<Party>>>,
     mood: Mood,
     pipelines: bool,
     answered: Cell<usize>,
     continued: Cell<bool>,
+    /// What follows is no HTTP any more.
+    switched: Cell<bool>,
     /// The client has done what may end the connection.
     excused: Cell<bool>,
     changed: Notify,
@@ -59,8 +64,10 @@ impl Client {
     pub(super) async fn run(self) {
         let pause_ms = self.world.between(0, self.scenario.arrivals_ms_max);
         self.world.executor.sleep(pause_ms).await;
-        let Ok(end) = self.world.clone().visit(self.address).await else {
-            assert!(self.ledger.draining.get(), "the listener is gone");
+        if self.scenario.tcp {
+            return self.flow().await;
+        }
+        let Some(end) = self.connect().await else {
             return;
         };
         let mood = match self.world.happens(self.scenario.client_faults_per_mille) {
@@ -87,13 +94,20 @@ impl Client {
             });
         }
         let count = self.world.between(1, self.scenario.requests_max);
+        let asks: Vec<Ask> = (0..count).map(|_| self.ask(mood)).collect();
+        let party = |ask: &Ask| {
+            let enter = || self.ledger.enter_party(Side::Client, &self.scenario);
+            ask.upgrade.then(enter)
+        };
         let talk = Conversation {
             end,
-            asks: (0..count).map(|_| self.ask()).collect(),
+            parties: asks.iter().map(party).collect(),
+            asks,
             mood,
             pipelines: self.world.happens(300),
             answered: Cell::new(0),
             continued: Cell::new(false),
+            switched: Cell::new(false),
             excused: Cell::new(false),
             changed: Notify::new(),
         };
@@ -101,6 +115,24 @@ impl Client {
             self.world.count("client pipelines");
         }
         self.converse(&talk).await;
+    }
+
+    /// One connection after the other that carries whatever it likes.
+    async fn flow(&self) {
+        for _ in 0..self.world.between(1, self.scenario.requests_max) {
+            let Some(end) = self.connect().await else {
+                return;
+            };
+            let party = self.ledger.enter_party(Side::Client, &self.scenario);
+            party.converse(&self.ledger, &end, &[]).await;
+        }
+    }
+
+    async fn connect(&self) -> Option<Rc<End>> {
+        let end = self.world.clone().visit(self.address).await.ok();
+        let draining = self.ledger.draining.get();
+        assert!(end.is_some() || draining, "the listener is gone");
+        end
     }
 
     /// Writes and reads at the same time, until the answers are there or the client has gone.
@@ -120,12 +152,14 @@ impl Client {
         .await;
     }
 
-    fn ask(&self) -> Ask {
+    fn ask(&self, mood: Mood) -> Ask {
         let world = &self.world;
         let method = world.any(&[
             "GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE", "PATCH", "OPTIONS",
         ]);
-        let http10 = world.happens(100);
+        let upgrades = self.scenario.upgrades_per_mille;
+        let upgrade = method == "GET" && mood == Mood::Well && world.happens(upgrades);
+        let http10 = !upgrade && world.happens(100);
         let body_bytes = self.scenario.body_bytes(world);
         let body = match method {
             "POST" | "PUT" | "PATCH" if http10 => Shape::Length(body_bytes),
@@ -137,10 +171,11 @@ impl Client {
             serial: 0,
             method,
             http10,
-            keep_alive: !world.happens(if http10 { 500 } else { 50 }),
+            keep_alive: upgrade || !world.happens(if http10 { 500 } else { 50 }),
             body,
             body_bytes: if has_body { body_bytes } else { 0 },
             expects: has_body && body_bytes > 0 && !http10 && world.happens(100),
+            upgrade,
         })
     }
 
@@ -148,6 +183,7 @@ impl Client {
         let (version, connection) = match (ask.http10, ask.keep_alive) {
             (true, true) => (0, "Connection: keep-alive\r\n"),
             (true, false) => (0, ""),
+            (false, true) if ask.upgrade => (1, "Upgrade: sim\r\nConnection: upgrade\r\n"),
             (false, true) => (1, ""),
             (false, false) => (1, "Connection: close\r\n"),
         };
@@ -172,8 +208,12 @@ impl Client {
     async fn write_all(&self, talk: &Conversation) -> bool {
         let world = &self.world;
         for (index, ask) in talk.asks.iter().enumerate() {
-            if !talk.pipelines {
+            // What is sent behind an upgrade is for who takes it.
+            if !talk.pipelines || index > 0 && talk.asks[index - 1].upgrade {
                 talk.until(|| talk.answered.get() >= index).await;
+            }
+            if talk.switched.get() {
+                return false;
             }
             let pause_ms = world.between(0, self.scenario.think_ms_max);
             world.executor.sleep(pause_ms).await;
@@ -193,6 +233,13 @@ impl Client {
             }
             if talk.end.write(body).await.is_err() {
                 return false;
+            }
+            if last
+                && let Some(party) = &talk.parties[index]
+                && world.happens(300)
+            {
+                world.count("client speaks before the switch of protocols");
+                party.hurry(&talk.end).await;
             }
         }
         if talk.mood == Mood::HalfClosesBehind {
@@ -272,8 +319,14 @@ impl Client {
             let reset = |ask: &Ask| ask.http10 && self.ledger.is_blamed(ask.serial);
             let excused = talk.excused.get() || next.iter().any(reset);
             self.ledger.judge(ask, &got, excused);
+            let switched = matches!(&got, Got::Answer(answer) if answer.status == 101);
+            talk.switched.set(switched);
             talk.answered.set(index + 1);
             talk.changed.notify_waiters();
+            if switched && let Some(party) = &talk.parties[index] {
+                let brought = reader.take_rest();
+                return party.converse(&self.ledger, &talk.end, &brought).await;
+            }
             match got {
                 Got::Answer(answer) if !answer.close && !answer.cut => {}
                 Got::Nothing(_) => return,
@@ -301,6 +354,12 @@ impl Client {
             if status(&head) >= 200 {
                 break head;
             }
+            if status(&head) == 101 {
+                assert!(ask.upgrade, "a switch of protocols for {ask:?}");
+                assert_eq!(head.field("connection"), Some("Upgrade"));
+                assert_eq!(head.field("upgrade"), Some("sim"));
+                break head;
+            }
             assert!(!ask.http10, "an interim response for HTTP/1.0");
             assert_eq!(head.number("x-serial"), Some(ask.serial));
             talk.continued.set(true);
@@ -308,7 +367,7 @@ impl Client {
         };
         let status = status(&head);
         let shape = match status {
-            204 | 304 => Shape::None,
+            101 | 204 | 304 => Shape::None,
             _ if ask.method == "HEAD" => Shape::None,
             _ => head.shape(Shape::Close),
         };

@@ -80,7 +80,7 @@ impl Control {
     fn judge(&mut self, heard: impl Iterator<Item = Event>) {
         let now_ms = self.world.executor.now_ms();
         let mut changes = self.health.advance(now_ms);
-        changes.extend(heard.filter_map(|event| self.health.take(event, now_ms)));
+        changes.extend(heard.flat_map(|event| self.health.take(event, now_ms)));
         if changes.is_empty() {
             return;
         }

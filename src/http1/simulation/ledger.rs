@@ -6,8 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::fleet::NOBODY_UP;
+use super::flow::Party;
 use super::message::{Lost, Shape};
 use crate::io::sim::{Fault, World};
+
+/// Why a backend may not have been reached.
+pub(super) const REFUSALS: [Fault; 3] = [
+    "connect refused",
+    "connect unreachable",
+    "connect not answered",
+];
+/// What may be missing here to reach one.
+pub(super) const SHORTAGE: Fault = "connect short of descriptors";
 
 /// A request of a client.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +29,8 @@ pub(super) struct Ask {
     pub(super) body: Shape,
     pub(super) body_bytes: usize,
     pub(super) expects: bool,
+    /// It asks for another protocol.
+    pub(super) upgrade: bool,
 }
 
 impl Ask {
@@ -59,7 +71,7 @@ pub(super) struct Meant {
 }
 
 pub(super) struct Ledger {
-    world: Rc<World>,
+    pub(super) world: Rc<World>,
     asks: RefCell<Vec<Ask>>,
     reached: RefCell<BTreeMap<u64, u32>>,
     /// By request: what its backend did to it.
@@ -67,6 +79,8 @@ pub(super) struct Ledger {
     meant: RefCell<BTreeMap<u64, Meant>>,
     /// Connections that a backend broke, and not because they were idle between two requests.
     broken: RefCell<BTreeSet<u64>>,
+    /// Those who speak through a TCP session, or a tunnel.
+    pub(super) parties: RefCell<Vec<Rc<Party>>>,
     /// Idle connections may be closed.
     pub(super) draining: Cell<bool>,
     /// Every connection may.
@@ -84,6 +98,7 @@ impl Ledger {
             blame: RefCell::default(),
             meant: RefCell::default(),
             broken: RefCell::default(),
+            parties: RefCell::default(),
             draining: Cell::new(false),
             cut: Cell::new(false),
             answers: Cell::new(0),
@@ -139,7 +154,7 @@ impl Ledger {
         self.meant.borrow_mut().insert(serial, meant);
     }
 
-    fn happened(&self, faults: &[Fault]) -> bool {
+    pub(super) fn happened(&self, faults: &[Fault]) -> bool {
         let counted = self.world.faults.borrow();
         faults.iter().any(|fault| counted.contains_key(fault))
     }
@@ -210,23 +225,16 @@ impl Ledger {
         let blamed = self.blame.borrow().contains(&ask.serial);
         let (status, had_reason) = match reason {
             "no backend available" | "backend cannot be reached" => {
-                let refused = [
-                    "connect refused",
-                    "connect unreachable",
-                    "connect not answered",
-                ];
-                let (none, reached) = (reason.starts_with("no"), self.happened(&refused));
-                (
-                    if none { 503 } else { 502 },
-                    reached || none && self.happened(&[NOBODY_UP]),
-                )
+                let none = reason.starts_with("no");
+                // Where nobody is up, nobody is connected to.
+                let nobody_up = none && self.happened(&[NOBODY_UP]);
+                let had_reason = nobody_up || self.happened(&REFUSALS);
+                (if none { 503 } else { 502 }, had_reason)
             }
             "connection to the backend timed out" => {
                 (504, self.happened(&["connect not answered"]))
             }
-            "no descriptor left to reach a backend with" => {
-                (503, self.happened(&["connect short of descriptors"]))
-            }
+            "no descriptor left to reach a backend with" => (503, self.happened(&[SHORTAGE])),
             "backend closed" | "backend reset" => (502, self.may_be_lost(ask)),
             "response cut short" | "too many interim responses" => (502, blamed),
             "response stalled" => (504, blamed),

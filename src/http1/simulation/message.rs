@@ -96,6 +96,11 @@ impl Reader {
         self.bytes.is_empty()
     }
 
+    /// What has come and was not understood yet.
+    pub(super) fn take_rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
     /// Waits for more bytes.
     pub(super) async fn fill(&mut self) -> Result<(), Lost> {
         let read = self.end.read(READ_BYTES).await;

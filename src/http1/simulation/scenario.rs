@@ -15,6 +15,8 @@ use crate::upstream::{self, RetryOn};
 pub(super) const RETRIES_MAX: u32 = 2;
 
 pub(super) struct Scenario {
+    /// What is balanced are connections, not requests.
+    pub(super) tcp: bool,
     pub(super) network: Network,
     pub(super) buffers: BufferOptions,
     pub(super) http: Options,
@@ -31,6 +33,8 @@ pub(super) struct Scenario {
     pub(super) idle_closes_per_mille: u32,
     pub(super) early_per_mille: u32,
     pub(super) client_faults_per_mille: u32,
+    /// Of a thousand GETs, those that ask for another protocol.
+    pub(super) upgrades_per_mille: u32,
     /// Backends come and go.
     pub(super) moody: bool,
     pub(super) judge: Judge,
@@ -69,12 +73,13 @@ impl Scenario {
         let moody = rate(&[0, 0, 0, 1]) > 0;
         let idle_closes_per_mille = pick(rng, &[0, 200, 700]);
         Self {
+            tcp: rng.u8(..4) == 0,
             network,
             buffers: BufferOptions {
                 small_chunks_max: pick(rng, &[1, 2, 16]),
                 large_chunks_max: pick(rng, &[0, 1, 1, 16]),
             },
-            http: http(),
+            http: http(rng),
             upstream: upstream::Options {
                 connect_timeout: Some(Duration::from_millis(500)),
                 retries: pick(rng, &[0, 1, RETRIES_MAX, RETRIES_MAX]),
@@ -89,7 +94,7 @@ impl Scenario {
             },
             backends: rng.usize(1..=BACKENDS_MAX),
             // More than the exchanges whose memory is kept in any case.
-            clients: match rng.u8(..50) {
+            clients: match rng.u8(..200) {
                 0 => 3 * limits::EXCHANGES_SPARE_MIN as u64,
                 _ => rng.u64(1..=6),
             },
@@ -110,6 +115,7 @@ impl Scenario {
             idle_closes_per_mille,
             early_per_mille: pick(rng, &[0, 100, 500]),
             client_faults_per_mille,
+            upgrades_per_mille: pick(rng, &[0, 100, 600]),
             moody,
             judge: judge(rng),
             late_ticks_per_mille: pick(rng, &[0, 0, 100]),
@@ -145,7 +151,7 @@ fn network(rng: &mut fastrand::Rng, trickles: bool) -> Network {
     }
 }
 
-fn http() -> Options {
+fn http(rng: &mut fastrand::Rng) -> Options {
     Options {
         header_timeout: Some(Duration::from_millis(2_000)),
         idle_timeout: Some(Duration::from_millis(3_000)),
@@ -155,7 +161,7 @@ fn http() -> Options {
         trusted: Vec::new(),
         flow: FlowOptions {
             idle_timeout: Some(Duration::from_millis(3_000)),
-            half_closed_timeout: Duration::from_millis(1_000),
+            half_closed_timeout: Duration::from_millis(pick(rng, &[500, 1_000, 5_000])),
             drain_idle: Duration::from_millis(100),
         },
     }
@@ -163,7 +169,7 @@ fn http() -> Options {
 
 fn judge(rng: &mut fastrand::Rng) -> Judge {
     Judge {
-        pause_ms_max: pick(rng, &[20, 300]),
+        pause_ms_max: pick(rng, &[50, 300]),
         check: CheckRules {
             rise: rng.u32(1..=2),
             fall: rng.u32(1..=3),

@@ -13,6 +13,7 @@ use crate::io::Io;
 use crate::io::sim::{Host, Sim, World};
 use crate::limits;
 use crate::listener::Door;
+use crate::tcp;
 
 #[derive(Clone)]
 pub(super) struct Worker<const ATTENDED: bool> {
@@ -27,11 +28,13 @@ pub(super) struct Worker<const ATTENDED: bool> {
 impl<const ATTENDED: bool> Worker<ATTENDED> {
     pub(super) fn start(&self, listener: &Rc<Host>) {
         let executor = &self.world.executor;
-        let (world, sessions) = (self.world.clone(), self.sessions.clone());
+        let worker = self.clone();
         let serve = move |socket, peer, guest| {
-            world
-                .executor
-                .spawn(sessions.clone().open(socket, peer, guest));
+            let (executor, gateway) = (&worker.world.executor, worker.gateway.clone());
+            match worker.scenario.tcp {
+                true => drop(executor.spawn(tcp::open(gateway, socket, peer, guest))),
+                false => drop(executor.spawn(worker.sessions.clone().open(socket, peer, guest))),
+            }
         };
         let gateway = self.gateway.clone();
         let shed = move || gateway.backends.pool.shed();

@@ -90,6 +90,11 @@ impl End {
         self.inbound.borrow().tail == Tail::Reset
     }
 
+    /// Whether something has come that was not read, so that a close would be a reset.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.inbound.borrow().bytes.is_empty()
+    }
+
     fn tell(&self, what: &str, bytes: &[u8]) {
         self.world.tell(|| {
             let Self {
