@@ -15,6 +15,7 @@ mod flow;
 mod ledger;
 mod message;
 mod scenario;
+mod script;
 mod worker;
 
 use std::cell::Cell;

@@ -151,7 +151,7 @@ fn network(rng: &mut fastrand::Rng, trickles: bool) -> Network {
     }
 }
 
-fn http(rng: &mut fastrand::Rng) -> Options {
+pub(super) fn http(rng: &mut fastrand::Rng) -> Options {
     Options {
         header_timeout: Some(Duration::from_millis(2_000)),
         idle_timeout: Some(Duration::from_millis(3_000)),
