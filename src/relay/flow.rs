@@ -99,6 +99,9 @@ impl<I: Io> Flow<'_, I> {
             traffic: &traffic,
         };
         let (mut up, mut down) = (Half::raw(), Half::raw());
+        // What came behind the greeting goes along, so that no chunk waits until that is sent.
+        down.load(&mut backend.inbox, &mut greeting)
+            .expect("nothing is wrong with bytes as they are");
         let mut request = Parcel::default();
         let upload = pin!(relay(&mut up, client, &uplink, &mut request, pace));
         let download = pin!(relay(&mut down, backend, &downlink, &mut greeting, pace));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::backend::SWITCH;
 use super::message::{Reader, Shape};
 use super::{fleet, front, scenario};
 use crate::balance::RoundRobin;
@@ -200,5 +201,36 @@ fn an_answer_that_comes_while_the_head_is_sent_holds_no_chunk() {
         requests.head().await.expect("the request comes");
         stage.expect("204").await;
         stage.say("body").await;
+    });
+}
+
+#[test]
+fn what_comes_behind_a_switch_of_protocols_holds_no_chunk() {
+    Stage::play(0, 64, async |stage: Stage| {
+        stage.say("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let end = stage.backend.next().await.expect("it is connected to");
+        let mut requests = Reader::new(&end);
+        requests.head().await.expect("the first request comes");
+        say(&end, "HTTP/1.1 204 Fine\r\n\r\n").await;
+        stage.say("GET /2 HTTP/1.1\r\nHost: a\r\n").await;
+        stage
+            .say("Connection: upgrade\r\nUpgrade: sim\r\n\r\n")
+            .await;
+        requests.head().await.expect("the second request comes");
+        // The client reads nothing, and there is no room for this behind the first answer.
+        say(&end, SWITCH).await;
+        say(&end, "hello").await;
+        stage.pause().await;
+        let mut answers = Reader::new(&stage.client);
+        for status in ["204", "101"] {
+            let head = answers.head().await.expect("an answer comes");
+            assert!(head.start.contains(status), "{head:?}");
+        }
+        let mut heard = answers.take_rest();
+        while heard.len() < 5 {
+            answers.fill().await.expect("there is more");
+            heard.append(&mut answers.take_rest());
+        }
+        assert_eq!(heard, b"hello");
     });
 }
