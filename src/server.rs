@@ -22,6 +22,7 @@ use crate::limits;
 use crate::listener::ConnectionLimit;
 use crate::signals::Signals;
 use crate::stats::Stats;
+use crate::upstream::Reports;
 use crate::worker::{self, Stage};
 pub use listeners::check_listen;
 use listeners::{Listeners, listen_cure};
@@ -200,7 +201,8 @@ impl Server {
             files: _files,
         } = listeners;
         let fleet = options::fleet(config);
-        let (reports, reported) = channel::channel(limits::REPORTS_MAX);
+        let (line, reported) = channel::channel(limits::REPORTS_MAX);
+        let reports = Reports::new(line, config.backends.len());
         let (stage, stages) = watch::channel(Stage::Serve);
         let (ready, readiness) = mpsc::channel();
         let (ending, ended) = mpsc::channel();

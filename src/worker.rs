@@ -10,18 +10,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 
 use crate::balance::{Balancer, Snapshot};
-use crate::health::Event;
 use crate::http1::{self, Gateway, Sessions};
 use crate::io::{BufferOptions, Io, Stopwatch, Usage};
 use crate::limits;
 use crate::listener::{ConnectionLimit, Door};
 use crate::stats::WorkerCounters;
 use crate::tcp;
-use crate::upstream::{self, Backends};
+use crate::upstream::{self, Backends, Reports};
 
 /// What a worker is built from.
 pub(crate) struct Options {
@@ -30,7 +29,7 @@ pub(crate) struct Options {
     pub(crate) buffers: BufferOptions,
     pub(crate) fleet: Arc<ArcSwap<Snapshot>>,
     /// Where failures of backends are reported.
-    pub(crate) reports: mpsc::Sender<Event>,
+    pub(crate) reports: Reports,
     pub(crate) balancer: Arc<dyn Balancer>,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) limit: Arc<ConnectionLimit>,

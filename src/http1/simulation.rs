@@ -40,7 +40,7 @@ use crate::io::sim::{Fault, Host, Sim, World};
 use crate::limits;
 use crate::listener::{ConnectionLimit, Door};
 use crate::stats::WorkerCounters;
-use crate::upstream::Backends;
+use crate::upstream::{Backends, Reports};
 
 /// Runs of an ordinary test.
 const SEEDS: u64 = 10_000;
@@ -133,7 +133,7 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
         let counters = Arc::new(WorkerCounters::new(scenario.backends));
         let fleet = fleet::of(scenario.backends);
         let balancer = Arc::new(Counted::new(&fleet));
-        let (reports, heard) = mpsc::channel(scenario.judge.reports_max);
+        let (line, heard) = mpsc::channel(scenario.judge.reports_max);
         let stopped = Rc::default();
         let control = Control::new(&world, &scenario, &fleet, heard, &stopped);
         let backends = Backends::new(
@@ -142,7 +142,7 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
             balancer.clone(),
             scenario.upstream,
             counters.clone(),
-            reports,
+            Reports::new(line, scenario.backends),
         );
         let http = scenario.http.clone();
         let gateway = Rc::new(Gateway::new(io, backends, counters.clone(), http));

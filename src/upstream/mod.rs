@@ -11,17 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
 
 use budget::Budget;
 pub(crate) use connect::Upstream;
 pub(crate) use pool::Pool;
-use report::Reports;
+pub(crate) use report::Reports;
 pub use retry::RetryOn;
 pub(crate) use retry::{Reuse, Tried};
 
 use crate::balance::{Ask, BackendId, Balancer, Outcome, Snapshot};
-use crate::health::{Event, Fault};
+use crate::health::Fault;
 use crate::io::{Address, Io};
 use crate::stats::WorkerCounters;
 
@@ -61,7 +60,7 @@ impl<I: Io> Backends<I> {
         balancer: Arc<dyn Balancer>,
         options: Options,
         counters: Arc<WorkerCounters>,
-        reports: mpsc::Sender<Event>,
+        reports: Reports,
     ) -> Self {
         let pool = Pool::new(counters.backends.len(), options.pool_idle_max);
         let fleet = RefCell::new(arc_swap::Cache::new(fleet));
@@ -72,7 +71,7 @@ impl<I: Io> Backends<I> {
             pool,
             options,
             budget: Budget::new(options.retry_hundredths_per_second),
-            reports: Reports::new(reports, counters.backends.len()),
+            reports,
             counters,
         }
     }

@@ -1,39 +1,52 @@
-//! What a worker tells the control thread: each failure, and the first success after one.
+//! What the workers tell the control thread: each failure, and the first success after one,
+//! whichever worker saw the one and the other.
 
-use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use crossbeam_utils::CachePadded;
 use tokio::sync::mpsc;
 
 use crate::balance::BackendId;
 use crate::health::{Event, Fault, News};
 use crate::stats::Counter;
 
-/// A worker's line to the control thread.
+/// The line to the control thread, of which every worker has a clone.
+#[derive(Clone)]
 pub(crate) struct Reports {
     line: mpsc::Sender<Event>,
-    /// Whether the last request to a backend failed, by backend.
-    failing: Box<[Cell<bool>]>,
+    /// Whether the last request to a backend failed, by backend. Written only where that changes,
+    /// so that all workers can read it at no cost while all is well.
+    failing: Arc<[CachePadded<AtomicBool>]>,
 }
 
 impl Reports {
-    pub(super) fn new(line: mpsc::Sender<Event>, backends: usize) -> Self {
+    /// A line about so many backends.
+    pub(crate) fn new(line: mpsc::Sender<Event>, backends: usize) -> Self {
         Self {
             line,
-            failing: (0..backends).map(|_| Cell::new(false)).collect(),
+            failing: (0..backends).map(|_| CachePadded::default()).collect(),
         }
     }
 
     /// A request failed by the backend's fault.
     pub(super) fn fault(&self, backend: BackendId, fault: Fault, lost: &Counter) {
-        self.failing[backend.index()].set(true);
+        let failing = &self.failing[backend.index()];
+        // Relaxed, here and below: the flag orders nothing but itself.
+        if !failing.load(Ordering::Relaxed) {
+            failing.store(true, Ordering::Relaxed);
+        }
         self.send(backend, News::Fault(fault), lost);
     }
 
     /// A request went well.
     pub(super) fn well(&self, backend: BackendId, lost: &Counter) {
         let failing = &self.failing[backend.index()];
-        if failing.get() && self.send(backend, News::Recovered, lost) {
-            failing.set(false);
+        if failing.load(Ordering::Relaxed)
+            && failing.swap(false, Ordering::Relaxed)
+            && !self.send(backend, News::Recovered, lost)
+        {
+            failing.store(true, Ordering::Relaxed);
         }
     }
 
@@ -67,6 +80,21 @@ mod tests {
         assert_eq!(heard.try_recv(), Ok(event(News::Recovered)));
         assert!(heard.try_recv().is_err());
         assert_eq!(lost.read(), 0);
+    }
+
+    #[test]
+    fn a_success_counts_whichever_worker_saw_the_failure() {
+        let (line, mut heard) = mpsc::channel(10);
+        let (reports, lost) = (Reports::new(line, 1), Counter::default());
+        let (here, there) = (reports.clone(), reports);
+        let backend = BackendId::new(0).unwrap();
+        here.fault(backend, Fault::Connect, &lost);
+        there.well(backend, &lost);
+        here.well(backend, &lost);
+        let mut news = || heard.try_recv().map(|event| event.news);
+        assert_eq!(news(), Ok(News::Fault(Fault::Connect)));
+        assert_eq!(news(), Ok(News::Recovered));
+        assert!(news().is_err());
     }
 
     #[test]

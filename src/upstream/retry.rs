@@ -174,7 +174,7 @@ mod tests {
     use crate::io::sim::{Network, Sim, World};
     use crate::io::{BufferOptions, Wheel};
     use crate::stats::WorkerCounters;
-    use crate::upstream::Options;
+    use crate::upstream::{Options, Reports};
 
     #[derive(Default)]
     struct Counted {
@@ -213,7 +213,7 @@ mod tests {
             retry_on: RetryOn::default(),
             retry_hundredths_per_second: 100,
         };
-        let (reports, _heard) = mpsc::channel(16);
+        let (line, _heard) = mpsc::channel(16);
         let world = World::new(0, Network::default(), BufferOptions::default());
         let backends = Backends::new(
             Sim::<true>(world.clone()),
@@ -221,7 +221,7 @@ mod tests {
             balancer.clone(),
             options,
             Arc::new(WorkerCounters::new(fleet)),
-            reports,
+            Reports::new(line, fleet),
         );
         let mut tried = Tried::default();
         let deadline = Wheel::default().deadline();

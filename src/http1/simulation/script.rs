@@ -17,7 +17,7 @@ use crate::http1::{Gateway, Sessions};
 use crate::io::BufferOptions;
 use crate::io::sim::{Dial, End, Host, Network, Sim, World};
 use crate::stats::WorkerCounters;
-use crate::upstream::{self, Backends, RetryOn};
+use crate::upstream::{self, Backends, Reports, RetryOn};
 
 /// A session between one client and one backend, both of which do as the test says.
 struct Stage {
@@ -46,7 +46,7 @@ impl Stage {
             retry_hundredths_per_second: 0,
         };
         let balancer = Arc::new(RoundRobin::default());
-        let (reports, _heard) = mpsc::channel(1);
+        let (line, _heard) = mpsc::channel(1);
         let fleet = fleet::of(1);
         let backends = Backends::new(
             io.clone(),
@@ -54,7 +54,7 @@ impl Stage {
             balancer,
             options,
             counters.clone(),
-            reports,
+            Reports::new(line, 1),
         );
         let http = scenario::http(&mut fastrand::Rng::with_seed(seed));
         let gateway = Rc::new(Gateway::new(io, backends, counters, http));
