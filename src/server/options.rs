@@ -48,7 +48,7 @@ pub(super) fn upstream(config: &Config) -> upstream::Options {
         pool_idle_max: limits::POOL_IDLE_MAX,
         pool_idle_timeout: Duration::from_millis(limits::POOL_IDLE_TIMEOUT_MS),
         retry_on: config.retry_on,
-        retry_hundredths_per_second: limits::RETRY_BUDGET_PER_SECOND * 100
-            / config.cores.workers as u64,
+        retry_hundredths_per_second: (limits::RETRY_BUDGET_PER_SECOND * 100)
+            .div_ceil(config.cores.workers as u64),
     }
 }

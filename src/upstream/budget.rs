@@ -37,15 +37,27 @@ impl Budget {
 
     /// Takes a retry out of it at `now_ms`; `false` where there is none.
     pub(super) fn spend(&self, now_ms: u64) -> bool {
-        let filled_ms = self.filled_ms.get().max(now_ms);
-        let passed_ms = filled_ms - self.filled_ms.replace(filled_ms);
-        let grown = passed_ms.saturating_mul(self.hundredths_per_second) / 1000;
         let most = limits::RETRY_BUDGET_MAX * RETRY;
-        let left = self.hundredths.get().saturating_add(grown).min(most);
+        let left = self
+            .hundredths
+            .get()
+            .saturating_add(self.grow(now_ms))
+            .min(most);
         let enough = left >= RETRY;
         self.hundredths
             .set(if enough { left - RETRY } else { left });
         enough
+    }
+
+    /// The hundredths that have come with time. The time behind a fraction of one stays for the
+    /// next call: a worker of many has its share in small pieces.
+    fn grow(&self, now_ms: u64) -> u64 {
+        let (rate, filled_ms) = (self.hundredths_per_second, self.filled_ms.get());
+        let passed_ms = now_ms.saturating_sub(filled_ms);
+        let grown = passed_ms.saturating_mul(rate) / 1000;
+        let paid_ms = grown.saturating_mul(1000).checked_div(rate);
+        self.filled_ms.set(filled_ms + paid_ms.unwrap_or(passed_ms));
+        grown
     }
 }
 
@@ -81,10 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_time_are_not_lost_for_ever() {
-        let budget = Budget::new(RETRY);
-        spent(&budget, 0);
-        let retries: usize = (1..=100).map(|tick| spent(&budget, tick * 100)).sum();
-        assert_eq!(retries, 10);
+    fn pieces_of_time_are_not_lost() {
+        for (hundredths_per_second, retries) in [(100, 10), (15, 1), (10, 1), (7, 0), (0, 0)] {
+            let budget = Budget::new(hundredths_per_second);
+            spent(&budget, 0);
+            let spent: usize = (1..=100).map(|tick| spent(&budget, tick * 100)).sum();
+            assert_eq!(spent, retries, "{hundredths_per_second} a second for 10 s");
+        }
     }
 }
