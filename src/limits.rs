@@ -86,6 +86,9 @@ pub const HEALTH_FASTER_TIMES: u64 = 4;
 /// come back at once, and many that are down at the start are just starting. Not for ever, because
 /// most of a large fleet may be down.
 pub const HEALTH_FASTER_CHECKS: u32 = 8;
+/// Backends that are checked so much more often only because they have just gone down: a large part
+/// of a large fleet may do so at once.
+pub const HEALTH_FASTER_BACKENDS_MAX: usize = 64;
 /// Checks in a row that bring a backend up.
 pub const HEALTH_RISE: u32 = 2;
 /// Checks in a row that take a backend down.

@@ -3,7 +3,7 @@
 //! It has a runtime of its own, on which the backends are checked, and never runs on a worker.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use super::Fleet;
 use crate::balance::{Backend, BackendId};
 use crate::health::active::Check;
-use crate::health::{Event, News};
+use crate::health::{Event, FleetHealth, News};
 use crate::io::Stopwatch;
 use crate::limits;
 
@@ -149,7 +149,7 @@ async fn steer(
                 while let (Some(event), Some(rounds)) = (ended.take(), &mut rounds) {
                     let backend = event.backend;
                     fleet.take(event, now_ms);
-                    rounds.schedule(backend, fleet.health.is_changing(backend), now_ms);
+                    rounds.schedule(backend, &fleet.health, now_ms);
                     ended = rounds.next_ended();
                 }
             }
@@ -173,6 +173,8 @@ struct Rounds {
     under_way: JoinSet<Event>,
     /// Of which backend each check is.
     asked: HashMap<task::Id, BackendId>,
+    /// Those that are checked earlier only because they have just gone down.
+    gone_down: BTreeSet<BackendId>,
 }
 
 impl Rounds {
@@ -191,6 +193,7 @@ impl Rounds {
             due,
             under_way: JoinSet::new(),
             asked: HashMap::new(),
+            gone_down: BTreeSet::new(),
         }
     }
 
@@ -249,7 +252,12 @@ impl Rounds {
     }
 
     /// Has a backend checked again after an interval, or much earlier where that matters.
-    fn schedule(&mut self, backend: BackendId, soon: bool, now_ms: u64) {
+    fn schedule(&mut self, backend: BackendId, health: &FleetHealth, now_ms: u64) {
+        self.gone_down.remove(&backend);
+        let soon = health.is_changing(backend)
+            || health.has_just_gone_down(backend)
+                && self.gone_down.len() < limits::HEALTH_FASTER_BACKENDS_MAX
+                && self.gone_down.insert(backend);
         let interval_ms = self.checks.interval.as_millis() as u64;
         let pause_ms = if soon {
             interval_ms / limits::HEALTH_FASTER_TIMES
@@ -268,11 +276,36 @@ impl Rounds {
 mod tests {
     use super::*;
     use crate::config::BackendList;
-    use crate::health::{CheckRules, EjectRules, FleetHealth};
+    use crate::health::{CheckFailure, CheckRules, EjectRules};
 
     /// Looks at the pulse, and the time between two of them.
     const LOOKS: u64 = 1_000;
     const LOOK_MS: u64 = 20;
+
+    #[test]
+    fn a_crowd_that_goes_down_at_once_is_not_checked_faster_as_a_whole() {
+        const COUNT: usize = 4 * limits::HEALTH_FASTER_BACKENDS_MAX;
+        let list: Vec<_> = (1..=COUNT)
+            .map(|port| format!("127.0.0.1:{port}"))
+            .collect();
+        let backends = list.join(",");
+        let backends = backends.parse::<BackendList>().unwrap().resolve().unwrap();
+        let health = FleetHealth::new(COUNT, CheckRules::default(), EjectRules::default());
+        let mut fleet = Fleet::new(&backends, health);
+        let mut rounds = Rounds::new(Checks::default(), fleet.backends.clone());
+        for round in 0..3 {
+            rounds.due.clear();
+            for index in 0..COUNT {
+                let backend = BackendId::new(index).unwrap();
+                let news = News::CheckFailed(CheckFailure::Timeout);
+                fleet.take(Event { backend, news }, 0);
+                rounds.schedule(backend, &fleet.health, 0);
+            }
+            let early = |due: &&Reverse<(u64, BackendId)>| due.0.0 < limits::HEALTH_INTERVAL_MS / 2;
+            let early = rounds.due.iter().filter(early).count();
+            assert_eq!(early, limits::HEALTH_FASTER_BACKENDS_MAX, "round {round}");
+        }
+    }
 
     #[test]
     fn the_pulse_goes_on_where_nothing_happens() {

@@ -228,16 +228,16 @@ impl FleetHealth {
         self.members[backend.index()].health()
     }
 
-    /// Whether the next check of a backend is likely to change its state, so that it should come
-    /// soon: something speaks against what it is, or it has only just gone down.
+    /// Whether the next check of a backend may change its state, so that it should come soon.
     pub fn is_changing(&self, backend: BackendId) -> bool {
         let check = &self.members[backend.index()].check;
-        check.against > 0
-            || match check.verdict {
-                Verdict::Assumed => true,
-                Verdict::Up => false,
-                Verdict::Down => check.confirmed < limits::HEALTH_FASTER_CHECKS,
-            }
+        check.against > 0 || check.verdict == Verdict::Assumed
+    }
+
+    /// Whether a backend has only just gone down, so that it may well come back soon.
+    pub fn has_just_gone_down(&self, backend: BackendId) -> bool {
+        let check = &self.members[backend.index()].check;
+        check.verdict == Verdict::Down && check.confirmed < limits::HEALTH_FASTER_CHECKS
     }
 
     /// Takes in what was learnt at `now_ms`, and tells what changes by it.

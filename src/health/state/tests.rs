@@ -129,17 +129,17 @@ fn a_backend_that_is_down_at_the_start_is_checked_faster_for_a_while() {
     down_for_good(&mut fleet);
     fleet.take(passed(0), 0);
     fleet.take(passed(0), 0);
-    assert!(!fleet.is_changing(id(0)), "up, and all agrees");
+    assert!(!fleet.is_changing(id(0)) && !fleet.has_just_gone_down(id(0)));
 }
 
 /// Fails checks of a backend that has just gone down until they come no faster any more.
 fn down_for_good(fleet: &mut FleetHealth) {
     for check in 0..limits::HEALTH_FASTER_CHECKS {
-        assert!(fleet.is_changing(id(0)), "after {check} more");
+        assert!(fleet.has_just_gone_down(id(0)), "after {check} more");
         fleet.take(failed(0), 0);
     }
     for _ in 0..1_000 {
-        assert!(!fleet.is_changing(id(0)));
+        assert!(!fleet.is_changing(id(0)) && !fleet.has_just_gone_down(id(0)));
         fleet.take(failed(0), 0);
     }
 }
