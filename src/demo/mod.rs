@@ -45,6 +45,7 @@ use traffic::{Tally, Traffic};
 
 /// The path at which a worker does its work.
 const HELLO: &str = "/api/v1/hello";
+
 /// What `fastlb demo` is told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {

@@ -117,7 +117,7 @@ impl<I: Io> Exchange<'_, I> {
                     reuse = Reuse::Refused;
                     continue;
                 }
-                if backends.retry_on().reset && self.is_idempotent() {
+                if backends.retry_on().reset && self.is_safe() {
                     elsewhere();
                 }
             }
@@ -156,9 +156,14 @@ impl<I: Io> Exchange<'_, I> {
         self.request.plan.method.is_idempotent()
     }
 
+    /// Whether another backend may serve it as well, whatever the first has made of it.
+    fn is_safe(&self) -> bool {
+        self.request.plan.method.is_safe()
+    }
+
     fn repeats_5xx(&self) -> bool {
         let asked_for = self.gateway.backends.retry_on().status_5xx;
-        asked_for && self.is_idempotent() && self.upload.is_done()
+        asked_for && self.is_safe() && self.upload.is_done()
     }
 
     /// One attempt: the request over one connection, and its response.

@@ -73,7 +73,14 @@ impl From<&str> for Method {
 }
 
 impl Method {
-    /// Whether a request may be sent again that perhaps was served (RFC 9110 section 9.2.2).
+    /// Whether a request asks for no change, so that another backend may serve it too and nobody
+    /// can tell (RFC 9110 section 9.2.1).
+    pub fn is_safe(self) -> bool {
+        matches!(self, Self::Get | Self::Head | Self::Options | Self::Trace)
+    }
+
+    /// Whether the same backend may be sent a request again that perhaps was served (RFC 9110
+    /// section 9.2.2). A second DELETE does no harm, but its answer may be another one.
     pub fn is_idempotent(self) -> bool {
         match self {
             Self::Get | Self::Head | Self::Options | Self::Trace | Self::Put | Self::Delete => true,

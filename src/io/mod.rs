@@ -76,7 +76,6 @@ pub trait Io: Clone + 'static {
     type Listener: Clone + 'static;
     /// A receive that is under way. It has a name because idle connections keep one.
     type Recv: Future<Output = io::Result<Option<Chunk>>> + Unpin + 'static;
-
     /// A wait for something to read. It has a name because a stream keeps one.
     type Readable: Future<Output = io::Result<()>> + Unpin + 'static;
 

@@ -28,9 +28,9 @@ pub(crate) enum Reuse {
 pub struct RetryOn {
     /// The connection could not be made.
     pub connect: bool,
-    /// The connection ended before the response began. Only requests that do no harm twice.
+    /// The connection ended before the response began. Only safe methods.
     pub reset: bool,
-    /// The response has a status of 500 or above. Only requests that do no harm twice.
+    /// The response has a status of 500 or above. Only safe methods.
     pub status_5xx: bool,
 }
 

@@ -20,14 +20,15 @@ on_both_engines! {
     without_any_backend_up_it_is_503_at_once,
     a_lone_backend_that_comes_up_in_a_moment_is_waited_for,
     a_reset_get_goes_to_another_backend,
-    a_reset_post_does_not,
+    a_reset_request_that_changes_something_does_not,
     a_5xx_goes_to_another_backend_where_that_is_asked_for,
     killed_backends_cost_no_request,
     a_frozen_backend_is_passed_over_and_comes_back,
 }
 
-/// Flags that make checks quick.
-const QUICK: [&str; 4] = ["--health-interval", "200ms", "--health-timeout", "200ms"];
+/// Flags that make checks quick. A backend that is gone refuses at once; one that is there has long
+/// enough to answer on a busy machine.
+const QUICK: [&str; 4] = ["--health-interval", "200ms", "--health-timeout", "5s"];
 
 /// Waits for a line of the proxy's log about `backend`, the `count`th of its kind.
 #[track_caller]
@@ -95,7 +96,7 @@ fn a_backend_that_refuses_goes_down_and_comes_back(engine: Engine) {
     }
     assert_eq!(seen, [true, true]);
     drop((client, workers));
-    assert_eq!(proxy.drain().code, 0);
+    proxy.finish();
 }
 
 /// Where fastlb starts before its backends do: they need not wait for a whole interval.
@@ -112,7 +113,7 @@ fn a_backend_that_is_late_at_the_start_is_found_soon(engine: Engine) {
     let took = listens.elapsed();
     assert!(took < INTERVAL, "it took {took:?}");
     drop((worker, held));
-    assert_eq!(proxy.drain().code, 0);
+    proxy.finish();
 }
 
 fn http_checks_look_at_the_status(engine: Engine) {
@@ -147,7 +148,7 @@ fn http_checks_look_at_the_status(engine: Engine) {
     wait_said(&proxy, origin.address, "is up", 1);
     assert_eq!(client.get("/").expect_status(200).text(), "served");
     drop((client, origin));
-    assert_eq!(proxy.drain().code, 0);
+    proxy.finish();
 }
 
 fn bad_answers_eject_and_time_readmits(engine: Engine) {
@@ -196,7 +197,7 @@ fn without_any_backend_up_it_is_503_at_once(engine: Engine) {
         assert_eq!(response.text(), "fastlb: no backend available\n");
     }
     drop(client);
-    assert_eq!(proxy.drain().code, 0);
+    proxy.finish();
 }
 
 /// The second of its three tries comes 10 ms after the first.
@@ -221,7 +222,7 @@ fn a_lone_backend_that_comes_up_in_a_moment_is_waited_for(engine: Engine) {
         client.get("/").expect_status(200);
     }
     drop(client);
-    assert_eq!(proxy.drain().code, 0);
+    proxy.drain().expect_clean();
     serving.join().expect("it served");
 }
 
@@ -246,17 +247,24 @@ fn a_reset_get_goes_to_another_backend(engine: Engine) {
     proxy.finish();
 }
 
-fn a_reset_post_does_not(engine: Engine) {
-    let (deaf, good) = deaf_and_good();
-    let backends = format!("{},{}", deaf.backend(), good.backend());
-    let proxy = Proxy::start(engine, &["--backends", &backends]);
-    let mut client = Client::connect(proxy.address);
-    let mut statuses = [0; 2].map(|_| client.post("/", b"once").head.status());
-    statuses.sort_unstable();
-    assert_eq!(statuses, [200, 502]);
-    assert_eq!(good.requests().len(), 1);
-    drop((client, deaf, good));
-    proxy.finish();
+fn a_reset_request_that_changes_something_does_not(engine: Engine) {
+    for method in ["POST", "PUT", "DELETE"] {
+        let (deaf, good) = deaf_and_good();
+        let backends = format!("{},{}", deaf.backend(), good.backend());
+        let proxy = Proxy::start(engine, &["--backends", &backends]);
+        let mut client = Client::connect(proxy.address);
+        let request =
+            format!("{method} / HTTP/1.1\r\nHost: fastlb.test\r\nContent-Length: 0\r\n\r\n");
+        let mut statuses = [0; 2].map(|_| {
+            client.send(&request);
+            client.response().head.status()
+        });
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 502], "{method}");
+        assert_eq!(good.requests().len(), 1, "{method}");
+        drop((client, deaf, good));
+        proxy.finish();
+    }
 }
 
 fn a_5xx_goes_to_another_backend_where_that_is_asked_for(engine: Engine) {
@@ -373,7 +381,7 @@ fn killed_backends_cost_no_request(engine: Engine) {
     crowd.wait_more(200);
     crowd.finish();
     drop(workers);
-    assert_eq!(proxy.drain().code, 0);
+    proxy.finish();
 }
 
 /// A stopped process still takes connections, by its kernel: only time-outs tell. They cost those
@@ -384,8 +392,9 @@ fn a_frozen_backend_is_passed_over_and_comes_back(engine: Engine) {
     let backends = workers.each_ref().map(|worker| worker.address.to_string());
     let backends = backends.join(",");
     let http = ["--backends", &backends, "--health", "http"];
+    let checks = ["--health-interval", "200ms", "--health-timeout", "500ms"];
     let times = ["--response-timeout", "500ms", "--eject-time", "3s"];
-    let proxy = Proxy::start(engine, &[&http[..], &QUICK, &times].concat());
+    let proxy = Proxy::start(engine, &[&http[..], &checks, &times].concat());
     let frozen = &workers[0];
     let crowd = Crowd::start(proxy.address, CLIENTS);
     crowd.wait_more(200);
@@ -413,5 +422,5 @@ fn a_frozen_backend_is_passed_over_and_comes_back(engine: Engine) {
         assert!(started.elapsed() < PATIENCE, "it gets its share again");
     }
     drop((client, workers));
-    assert_eq!(proxy.drain().code, 0);
+    proxy.finish();
 }

@@ -257,6 +257,14 @@ fn methods_are_case_sensitive() {
             .into_iter()
             .all(|name| Method::from(name).is_idempotent())
     );
+    let safe = ["GET", "HEAD", "OPTIONS", "TRACE"];
+    assert!(safe.into_iter().all(|name| Method::from(name).is_safe()));
+    let changing = ["PUT", "DELETE", "POST", "get"];
+    assert!(
+        !changing
+            .into_iter()
+            .any(|name| Method::from(name).is_safe())
+    );
     let once = ["POST", "PATCH", "CONNECT", "get", "LOCK"];
     assert!(
         !once
