@@ -8,4 +8,5 @@ pub mod origin;
 pub mod pick;
 
 mod acceptor;
+mod body;
 mod head;

@@ -3,7 +3,6 @@
 //! One thread, one read and one write per request, nothing allocated on the way. Not a web
 //! server: it has a handful of routes (see `route.rs`) and trusts whoever talks to it.
 
-mod body;
 mod delays;
 mod output;
 mod replies;

@@ -5,10 +5,10 @@
 
 use std::mem;
 
-use super::body::Body;
 use super::output::Output;
 use super::replies::{Replies, Shape, chunk};
 use super::route::Route;
+use crate::body::Body;
 use crate::head::{BadHead, Framing, framing, says, with_request};
 
 /// Bytes of responses that are held before reading stops. Far more than any socket's buffer, so

@@ -1,4 +1,4 @@
-//! Request bodies as they arrive in pieces: by length, or chunked (RFC 9112 section 7.1).
+//! Bodies as they arrive in pieces: by length, or chunked (RFC 9112 section 7.1).
 //!
 //! Strict about every CR and LF, so that a proxy which garbles a body is found out.
 
@@ -6,11 +6,11 @@ use crate::head::Framing;
 
 /// A body that breaks the rules of its framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BadBody;
+pub(crate) struct BadBody;
 
 /// Where in a body the next byte belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(crate) enum Body {
     /// So many bytes are missing.
     Length(u64),
     /// The first digit of a chunk's size.
@@ -39,7 +39,7 @@ pub(super) enum Body {
 
 impl Body {
     /// A body of which nothing has arrived.
-    pub(super) fn new(framing: Framing) -> Self {
+    pub(crate) fn new(framing: Framing) -> Self {
         match framing {
             Framing::Length(length) => Self::Length(length),
             Framing::Chunked => Self::SizeStart,
@@ -47,13 +47,13 @@ impl Body {
     }
 
     /// Whether all has arrived.
-    pub(super) fn is_done(self) -> bool {
+    pub(crate) fn is_done(self) -> bool {
         self == Self::Length(0)
     }
 
     /// Takes what belongs to the body from `bytes`, hands its content to `content` and returns
     /// how many bytes were taken: all of them, or fewer where the body ends before.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         bytes: &[u8],
         mut content: impl FnMut(&[u8]),
