@@ -54,8 +54,13 @@ pub(crate) fn with_response<T>(
     }
 }
 
-/// The framing that `fields` announce. Two framings at once are refused (RFC 9112 section 6.3).
+/// The framing of a message whose body has no bytes where `fields` announce none.
 pub(crate) fn framing(fields: &[Header<'_>]) -> Result<Framing, BadHead> {
+    Ok(announced(fields)?.unwrap_or(Framing::Length(0)))
+}
+
+/// The framing that `fields` announce. Two framings at once are refused (RFC 9112 section 6.3).
+pub(crate) fn announced(fields: &[Header<'_>]) -> Result<Option<Framing>, BadHead> {
     let mut length = None;
     let mut chunked = false;
     for field in fields {
@@ -78,8 +83,8 @@ pub(crate) fn framing(fields: &[Header<'_>]) -> Result<Framing, BadHead> {
     }
     match (length, chunked) {
         (Some(_), true) => Err(BadHead),
-        (_, true) => Ok(Framing::Chunked),
-        (length, false) => Ok(Framing::Length(length.unwrap_or(0))),
+        (_, true) => Ok(Some(Framing::Chunked)),
+        (length, false) => Ok(length.map(Framing::Length)),
     }
 }
 

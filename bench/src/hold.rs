@@ -3,12 +3,13 @@
 //! Not a load generator: one connection after the other, nothing is timed.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
 use crate::head::{Framing, framing, with_response};
+use crate::source::source;
 
 /// Connections that share a source address, well below the kernel's 28 000 ephemeral ports.
 const PER_SOURCE: usize = 10_000;
@@ -35,22 +36,15 @@ pub fn open(address: SocketAddr, count: usize) -> io::Result<Vec<TcpStream>> {
 /// connection, so that thousands of them leave no port in TIME_WAIT for the next run.
 fn connect(address: SocketAddr, index: usize) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    if let Some(source) = source(address.ip(), index) {
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+    let group = u16::try_from(index / PER_SOURCE).unwrap_or(u16::MAX);
+    if let Some(source) = source(address.ip(), group) {
+        socket.bind(&source.into())?;
     }
     socket.set_linger(Some(Duration::ZERO))?;
     socket.connect_timeout(&address.into(), ANSWER_TIMEOUT)?;
     socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     Ok(socket.into())
-}
-
-/// The kernel's choice for the first connections, then 127.1.0.1, 127.1.0.2 and so on.
-fn source(target: IpAddr, index: usize) -> Option<IpAddr> {
-    let group = u16::try_from(index / PER_SOURCE).ok()?;
-    let is_local = matches!(target, IpAddr::V4(target) if target.is_loopback());
-    let [high, low] = group.to_be_bytes();
-    (is_local && group > 0).then(|| Ipv4Addr::new(127, 1, high, low).into())
 }
 
 fn ask(stream: &mut TcpStream, address: SocketAddr) -> io::Result<()> {
@@ -95,15 +89,7 @@ fn unexpected(answer: &[u8]) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{answer_length, source};
-
-    #[test]
-    fn sources_spread_only_where_it_is_needed() {
-        let local = "127.0.0.1".parse().unwrap();
-        assert_eq!(source(local, 9_999), None);
-        assert_eq!(source(local, 10_000), "127.1.0.1".parse().ok());
-        assert_eq!(source("10.0.0.1".parse().unwrap(), 10_000), None);
-    }
+    use super::answer_length;
 
     #[test]
     fn only_a_whole_200_will_do() {

@@ -10,3 +10,4 @@ pub mod pick;
 mod acceptor;
 mod body;
 mod head;
+mod source;
