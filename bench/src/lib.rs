@@ -4,6 +4,7 @@
 
 pub mod floor;
 pub mod hold;
+pub mod loadgen;
 pub mod origin;
 pub mod pick;
 
