@@ -5,6 +5,8 @@ set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly ROOT
+# shellcheck source=scripts/lib.sh
+source "$ROOT/scripts/lib.sh"
 readonly DRIVER_CORE=0
 readonly PROXY_CORE=1
 readonly CLIENTS=64
@@ -25,8 +27,6 @@ subjects=("${PROXIES[@]}")
 out="$ROOT/target/compare"
 bin="${CARGO_TARGET_DIR:-$ROOT/target}/release"
 work=
-pids=()
-backends=()
 
 usage() {
     cat <<EOF
@@ -59,7 +59,7 @@ main() {
     check_tools
     build
     prepare
-    start_origins
+    start_origins 3 "$DRIVER_CORE"
     local round
     for ((round = 1; round <= rounds; round++)); do
         run_round "$round"
@@ -82,12 +82,6 @@ parse_flags() {
             *) fail "unknown flag $1; --help lists them" ;;
         esac
     done
-}
-
-# Prints the value of a flag that takes a number.
-positive() {
-    [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] || fail "$1 needs a whole number above 0"
-    echo "$2"
 }
 
 # Puts the comma separated list $2 into the array $1; the rest is what may be in it.
@@ -152,8 +146,7 @@ prepare() {
 }
 
 describe_machine() {
-    python3 - "$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)" \
-        "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" "$(uname -r)" \
+    python3 - "$(commit_of_tree)" "$(cpu_model)" "$(nproc)" "$(uname -r)" \
         "$(version "$bin/fastlb" --version)" "$(version nginx -v)" "$(version haproxy -v)" \
         "$(version wrk -v)" "$(cat /proc/sys/net/ipv4/tcp_congestion_control)" \
         "$rounds" "$seconds" "$CLIENTS" "$IDLE_CONNECTIONS" <<'EOF'
@@ -163,20 +156,6 @@ names = ["commit", "cpu", "cores", "kernel", "fastlb", "nginx", "haproxy", "wrk"
 machine = {"date": datetime.date.today().isoformat()} | dict(zip(names, sys.argv[1:]))
 print(json.dumps(machine, indent=2))
 EOF
-}
-
-# The first line that a program prints about itself, or "absent".
-version() {
-    command -v "$1" >/dev/null || { echo absent; return; }
-    { "$@" 2>&1 || true; } | sed -n 1p
-}
-
-start_origins() {
-    local index
-    for index in 1 2 3; do
-        start "origin$index" "$DRIVER_CORE" "$bin/origin" --name "origin$index"
-        backends+=("$(announced_address "origin$index")")
-    done
 }
 
 # One round: every subject in every case. Each round begins with another subject, so that none
@@ -305,24 +284,6 @@ fill_in() {
         "$ROOT/bench/peers/$2" >"$work/$1"
 }
 
-# Starts a program on a core; its output goes to a file named after it, its input comes from
-# $input. The output of its last run goes first: who waits for a line must not find an old one.
-start() {
-    local name="$1" core="$2"
-    shift 2
-    rm -f "$work/$name.out" "$work/$name.err"
-    : >"$work/$name.out"
-    taskset -c "$core" "$@" <"${input:-/dev/null}" >>"$work/$name.out" 2>"$work/$name.err" 9>&- &
-    pids+=("$name:$!")
-}
-
-pid_of() {
-    local entry
-    for entry in "${pids[@]}"; do
-        if [[ "$entry" == "$1":* ]]; then echo "${entry##*:}"; return; fi
-    done
-}
-
 # The process that carries the traffic: nginx does it in a child.
 serving_pid() {
     local pid child
@@ -336,35 +297,12 @@ serving_pid() {
     fail "nginx has no worker: $(cat "$work/nginx.err" "$work/nginx.log")"
 }
 
-# Waits for the line that origin and floor print once they listen.
-announced_address() {
-    for _ in {1..100}; do
-        if grep -q '^listening on ' "$work/$1.out"; then
-            sed -n 's/^listening on //p' "$work/$1.out"
-            return
-        fi
-        sleep 0.05
-    done
-    fail "$1 does not listen: $(cat "$work/$1.err")"
-}
-
 wait_until_it_answers() {
     for _ in {1..100}; do
         if (exec 3<>"/dev/tcp/${address%:*}/${address##*:}") 2>/dev/null; then return; fi
         sleep 0.05
     done
     fail "$1 does not listen on $address: $(tail -n 5 "$work/$1.err")"
-}
-
-# What the process waits in, seen in its descriptors rather than believed from its flags.
-engine_of() {
-    local descriptors
-    descriptors="$(find "/proc/$1/fd" -type l -printf '%l\n' 2>/dev/null)"
-    case "$descriptors" in
-        *'[io_uring]'*) echo io_uring ;;
-        *'[eventpoll]'*) echo epoll ;;
-        *) echo unknown ;;
-    esac
 }
 
 # Requests over kept connections; what the process and its core used meanwhile. $1 is what else
@@ -447,36 +385,8 @@ record() {
         "$case" "$round" "$subject" "$engine" "$*" >>"$out/rounds.jsonl"
 }
 
-# Ends the program that was started under this name and waits for it.
-stop() {
-    local pid entry left=()
-    pid="$(pid_of "$1")"
-    end_process "$pid"
-    for entry in "${pids[@]}"; do
-        if [[ "$entry" != "$1:$pid" ]]; then left+=("$entry"); fi
-    done
-    pids=(${left[@]+"${left[@]}"})
-}
-
-# TERM, then KILL for what is still there after five seconds, with its children.
-end_process() {
-    kill -TERM "$1" 2>/dev/null || true
-    for _ in {1..100}; do
-        if ! kill -0 "$1" 2>/dev/null; then break; fi
-        sleep 0.05
-    done
-    if kill -0 "$1" 2>/dev/null; then
-        # shellcheck disable=SC2046 # One word per child is meant.
-        kill -KILL "$1" $(cat "/proc/$1/task/$1/children" 2>/dev/null) 2>/dev/null || true
-    fi
-    wait "$1" 2>/dev/null || true
-}
-
 clean_up() {
-    local entry
-    for entry in ${pids[@]+"${pids[@]}"}; do
-        end_process "${entry##*:}"
-    done
+    end_all
     rm -rf "$work"
 }
 
@@ -486,22 +396,6 @@ import socket
 with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     print(probe.getsockname()[1])'
-}
-
-# Joins the words after $1 with it.
-joined() {
-    local IFS="$1"
-    shift
-    echo "$*"
-}
-
-note() {
-    echo "compare: $*" >&2
-}
-
-fail() {
-    note "$*"
-    exit 1
 }
 
 main "$@"

@@ -1,0 +1,131 @@
+# What the measuring scripts share: programs that are started, watched and ended, and messages.
+# Sourced, not run. Who sources it sets ROOT, `work` (the directory of the programs' outputs) and
+# `bin` (that of our own programs).
+# shellcheck shell=bash
+
+# The running programs, each as name:pid.
+pids=()
+# The addresses of the origins.
+backends=()
+
+# Starts origins origin1 to origin$1 on the cores $2, and notes where they listen.
+start_origins() {
+    local index
+    for ((index = 1; index <= $1; index++)); do
+        start "origin$index" "$2" "$bin/origin" --name "origin$index"
+        backends+=("$(announced_address "origin$index")")
+    done
+}
+
+# Starts a program on the core or cores $2, anywhere if that is empty; its output goes to a file
+# named after it, its input comes from $input. The output of its last run goes first: who waits
+# for a line must not find an old one.
+start() {
+    local name="$1" pinned=()
+    if [[ -n "$2" ]]; then pinned=(taskset -c "$2"); fi
+    shift 2
+    rm -f "$work/$name.out" "$work/$name.err"
+    : >"$work/$name.out"
+    ${pinned[@]+"${pinned[@]}"} "$@" <"${input:-/dev/null}" >>"$work/$name.out" 2>"$work/$name.err" 9>&- &
+    pids+=("$name:$!")
+}
+
+pid_of() {
+    local entry
+    for entry in "${pids[@]}"; do
+        if [[ "$entry" == "$1":* ]]; then echo "${entry##*:}"; return; fi
+    done
+}
+
+# Waits for the line that origin and floor print once they listen.
+announced_address() {
+    for _ in {1..100}; do
+        if grep -q '^listening on ' "$work/$1.out"; then
+            sed -n 's/^listening on //p' "$work/$1.out"
+            return
+        fi
+        sleep 0.05
+    done
+    fail "$1 does not listen: $(cat "$work/$1.err")"
+}
+
+# What the process waits in, seen in its descriptors rather than believed from its flags.
+engine_of() {
+    local descriptors
+    descriptors="$(find "/proc/$1/fd" -type l -printf '%l\n' 2>/dev/null)"
+    case "$descriptors" in
+        *'[io_uring]'*) echo io_uring ;;
+        *'[eventpoll]'*) echo epoll ;;
+        *) echo unknown ;;
+    esac
+}
+
+# Ends the program that was started under this name and waits for it.
+stop() {
+    local pid entry left=()
+    pid="$(pid_of "$1")"
+    end_process "$pid"
+    for entry in "${pids[@]}"; do
+        if [[ "$entry" != "$1:$pid" ]]; then left+=("$entry"); fi
+    done
+    pids=(${left[@]+"${left[@]}"})
+}
+
+end_all() {
+    local entry
+    for entry in ${pids[@]+"${pids[@]}"}; do
+        end_process "${entry##*:}"
+    done
+    pids=()
+}
+
+# TERM, then KILL for what is still there after five seconds, with its children.
+end_process() {
+    kill -TERM "$1" 2>/dev/null || true
+    for _ in {1..100}; do
+        if ! kill -0 "$1" 2>/dev/null; then break; fi
+        sleep 0.05
+    done
+    if kill -0 "$1" 2>/dev/null; then
+        # shellcheck disable=SC2046 # One word per child is meant.
+        kill -KILL "$1" $(cat "/proc/$1/task/$1/children" 2>/dev/null) 2>/dev/null || true
+    fi
+    wait "$1" 2>/dev/null || true
+}
+
+commit_of_tree() {
+    git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown
+}
+
+cpu_model() {
+    sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1
+}
+
+# The first line that a program prints about itself, or "absent".
+version() {
+    command -v "$1" >/dev/null || { echo absent; return; }
+    { "$@" 2>&1 || true; } | sed -n 1p
+}
+
+# Prints the value of a flag that takes a number.
+positive() {
+    [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] || fail "$1 needs a whole number above 0"
+    echo "$2"
+}
+
+# Joins the words after $1 with it.
+joined() {
+    local IFS="$1"
+    shift
+    echo "$*"
+}
+
+note() {
+    local script="${0##*/}"
+    echo "${script%.sh}: $*" >&2
+}
+
+fail() {
+    note "$*"
+    exit 1
+}
