@@ -177,12 +177,12 @@ fn write_backends(text: &mut String, tally: &Tally) -> std::fmt::Result {
 
 fn write_driver(text: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Result {
     let busy = driver_busy(plan, tally);
-    let each = cpu_us_per_request(tally);
     let percent = 100.0 * busy;
-    writeln!(
-        text,
-        "driver: {each:.2} us of CPU per request, {percent:.0} % of its time"
-    )?;
+    write!(text, "driver: {percent:.0} % of its time on a CPU")?;
+    if let Some(each) = cpu_us_per_request(tally) {
+        write!(text, ", {each:.2} us per request")?;
+    }
+    writeln!(text)?;
     if busy >= DRIVER_BOUND {
         let bound = "driver-bound: the target can do more than this; more --threads on other cores";
         writeln!(text, "{bound}")?;
@@ -312,8 +312,8 @@ fn per_second(plan: &Plan, count: u64) -> f64 {
     count as f64 / plan.duration.as_secs_f64()
 }
 
-fn cpu_us_per_request(tally: &Tally) -> f64 {
-    tally.cpu.as_secs_f64() * 1e6 / tally.requests.max(1) as f64
+fn cpu_us_per_request(tally: &Tally) -> Option<f64> {
+    (tally.requests > 0).then(|| tally.cpu.as_secs_f64() * 1e6 / tally.requests as f64)
 }
 
 /// The share of the measurement that the driving threads were on a CPU.

@@ -36,7 +36,7 @@ const DESCRIPTORS_BESIDE: u64 = 64;
 /// requests that were given up, which enter with the time they had waited. On the loopback of
 /// IPv4 connections come from source addresses in turn, so that ports never run out.
 #[derive(Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(name = "loadgen", version, after_help = EXAMPLES)]
 struct Flags {
     /// Where to, such as http://127.0.0.1:3030/path. Connections are dealt to several in turn.
     #[arg(required = true, value_name = "URL", value_parser = target)]
