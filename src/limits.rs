@@ -28,6 +28,9 @@ pub const RESPONSE_TIMEOUT_MS: u64 = 30_000;
 /// Time inside a body in which nothing moves: nothing is sent and nothing taken, in neither
 /// direction of the exchange.
 pub const BODY_IDLE_TIMEOUT_MS: u64 = 30_000;
+/// Time between two looks whether the one who waits for an answer is still there. Nothing is
+/// received from him meanwhile, so nothing else would tell.
+pub const LOST_LOOK_MS: u64 = 1_000;
 /// Looks at what a peer has taken in such a time: that it takes nothing is found out at most one
 /// look late.
 pub const BODY_IDLE_LOOKS: u32 = 4;

@@ -183,7 +183,6 @@ impl<I: Io> Exchange<'_, I> {
         let Client {
             stream, deadline, ..
         } = &mut **client;
-        let options = &gateway.options;
         let (uplink, downlink) = (upstream.stream.socket.clone(), stream.socket.clone());
         // What was noted of another backend is over.
         progress.note_sent(&Ok(()));
@@ -227,6 +226,7 @@ impl<I: Io> Exchange<'_, I> {
         }
         // Each direction has a deadline of its own, and looks at both before it gives up.
         let (beside, pace) = (gateway.wheel.deadline(), reception.pace());
+        let look = reception.look();
         let upload = async {
             let pace = Pace {
                 deadline: &beside,
@@ -242,7 +242,8 @@ impl<I: Io> Exchange<'_, I> {
             relay::relay(upload, stream, &uplink, &mut scratch.body, pace).await?;
             if progress.phase.get() == Phase::Wait {
                 // The backend's time to answer begins when it has the whole request.
-                deadline.set(options.response_timeout);
+                progress.whole_ms.set(deadline.now_ms());
+                deadline.set(Some(look));
             }
             Ok(())
         };

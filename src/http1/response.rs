@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::time::Duration;
 
 use super::end::{Cause, Phase};
 use super::framing::{self, Delivery, Framing, RequestPlan, ResponsePlan};
@@ -10,12 +11,14 @@ use super::head::{ResponseHead, Scan, Span, Version, field_store};
 use super::rewrite;
 use crate::io::{ChunkSize, Deadline, Io, Parcel};
 use crate::limits;
-use crate::relay::{self, Fill, Half, Pace, RelayEnd, Stop, Stream, Traffic};
+use crate::relay::{self, Fill, Half, LOST_LOOK, Pace, RelayEnd, Stop, Stream, Traffic};
 
 /// How far the two directions of an exchange are; each tells the other.
 pub(super) struct Progress {
     /// The request body is still on its way.
     pub(super) uploading: Cell<bool>,
+    /// When the backend's time to answer began: with the last byte of the request.
+    pub(super) whole_ms: Cell<u64>,
     /// The backend has not been sent one byte of the request.
     pub(super) unsent: Cell<bool>,
     pub(super) traffic: Traffic,
@@ -29,6 +32,7 @@ impl Default for Progress {
     fn default() -> Self {
         Self {
             uploading: Cell::new(true),
+            whole_ms: Cell::new(0),
             unsent: Cell::new(false),
             traffic: Traffic::default(),
             phase: Cell::new(Phase::Connect),
@@ -158,10 +162,8 @@ impl<'a, I: Io> Reception<'a, I> {
     /// Waits for a head. A backend that has `begun` to answer is not asked again elsewhere.
     async fn head(&mut self, begun: bool) -> Result<Span, Cause> {
         let mut scan = Scan::response();
-        // Until the backend has the whole request it is the upload that has to make progress.
-        let timeout = self.gateway.options.response_timeout;
-        let whole = !self.progress.uploading.get();
-        self.deadline.set(timeout.filter(|_| whole));
+        let start_ms = self.deadline.now_ms();
+        self.deadline.set(Some(self.look()));
         loop {
             let bytes = self.upstream.inbox.bytes();
             if let Some(span) = scan.end(bytes).map_err(Cause::BadResponse)? {
@@ -173,9 +175,30 @@ impl<'a, I: Io> Reception<'a, I> {
                 Ok(Fill::End) | Err(Stop::Lost) if begun => return Err(Cause::BackendCut),
                 Ok(Fill::End) => return Err(Cause::BackendClosed),
                 Err(Stop::Lost) => return Err(Cause::BackendReset),
-                Err(Stop::Expired) => return Err(Cause::ResponseTimeout),
+                Err(Stop::Expired) => self.look_again(start_ms)?,
             }
         }
+    }
+
+    /// Time to the next look whether the client is still there.
+    pub(super) fn look(&self) -> Duration {
+        let timeout = self.gateway.options.response_timeout;
+        timeout.map_or(LOST_LOOK, |timeout| timeout.min(LOST_LOOK))
+    }
+
+    /// Goes on with a wait for a head that began at `start_ms`.
+    fn look_again(&self, start_ms: u64) -> Result<(), Cause> {
+        if self.gateway.io.is_lost(self.client) {
+            return Err(Cause::ClientGone);
+        }
+        // Until the backend has the whole request it is the upload that has to make progress.
+        let whole = !self.progress.uploading.get();
+        let timeout = self.gateway.options.response_timeout.filter(|_| whole);
+        let since_ms = start_ms.max(self.progress.whole_ms.get());
+        let left = self.deadline.left(since_ms, timeout.unwrap_or(FOR_EVER));
+        let left = left.ok_or(Cause::ResponseTimeout)?;
+        self.deadline.set(Some(left.min(LOST_LOOK)));
+        Ok(())
     }
 
     fn translate(&mut self, span: Span) -> Result<(ResponsePlan, Delivery), Cause> {
@@ -198,6 +221,9 @@ impl<'a, I: Io> Reception<'a, I> {
         Ok((plan, delivery))
     }
 }
+
+/// More than anybody waits.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Why the body of a response did not arrive.
 fn cut(end: RelayEnd) -> Cause {

@@ -179,6 +179,10 @@ impl Io for Epoll {
         sys::acknowledged(&**socket)
     }
 
+    fn is_lost(&self, socket: &Self::Socket) -> bool {
+        sys::is_lost(&**socket)
+    }
+
     fn half_close(&self, socket: &Self::Socket) {
         sys::half_close(&**socket);
     }

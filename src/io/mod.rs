@@ -166,6 +166,10 @@ pub trait Io: Clone + 'static {
     /// kernel does not say.
     fn acknowledged(&self, socket: &Self::Socket) -> u64;
 
+    /// Whether a connection is lost: reset, or broken in another way. One whose peer has only
+    /// closed its side is not.
+    fn is_lost(&self, socket: &Self::Socket) -> bool;
+
     /// Sends FIN; receiving goes on.
     fn half_close(&self, socket: &Self::Socket);
 

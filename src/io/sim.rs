@@ -124,6 +124,10 @@ impl<const ATTENDED: bool> Io for Sim<ATTENDED> {
         socket.accepted()
     }
 
+    fn is_lost(&self, socket: &Self::Socket) -> bool {
+        socket.was_reset()
+    }
+
     fn half_close(&self, socket: &Self::Socket) {
         socket.half_close();
     }

@@ -185,6 +185,20 @@ pub(super) fn acknowledged(socket: &impl AsRawFd) -> u64 {
     }
 }
 
+/// Whether a connection was reset, or is broken in another way, whoever was told of it.
+pub(super) fn is_lost(socket: &impl AsRawFd) -> bool {
+    // Of these the kernel tells unasked. A FIN alone is neither.
+    const LOST: libc::c_short = libc::POLLERR | libc::POLLHUP;
+    let mut look = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: the kernel writes to one entry, which outlives the call.
+    let found = unsafe { libc::poll(&raw mut look, 1, 0) };
+    found > 0 && look.revents & LOST != 0
+}
+
 /// Bytes that lie in the queue of the peer of a Unix socket. The kernel frees them by whole pieces
 /// of up to some 40 KiB, so a peer that reads less than one is not seen to read.
 fn left_in_queue(socket: &impl AsRawFd) -> u64 {

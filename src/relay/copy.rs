@@ -65,18 +65,32 @@ impl Pace<'_> {
         self.deadline.left(self.traffic.moved_ms.get(), self.idle?)
     }
 
-    /// Has a wait for the source begin once more that was in vain only because of its own deadline.
-    pub(super) fn goes_on(self, stop: Stop) -> Result<(), RelayEnd> {
+    /// Begins a wait for the source.
+    pub(super) fn begins(self) {
+        self.deadline.set(self.idle.map(|idle| idle.min(LOST_LOOK)));
+    }
+
+    /// Has a wait for the source go on that was in vain only because of its own deadline. Nothing
+    /// is sent meanwhile, so nothing but a look tells whether the sink `is_lost`.
+    pub(super) fn goes_on(
+        self,
+        stop: Stop,
+        is_lost: impl FnOnce() -> bool,
+    ) -> Result<(), RelayEnd> {
         match (stop, self.left()) {
             (Stop::Lost, _) => Err(RelayEnd::SourceLost),
+            (Stop::Expired, _) if is_lost() => Err(RelayEnd::SinkLost),
             (Stop::Expired, None) => Err(RelayEnd::SourceStalled),
-            (Stop::Expired, left) => {
-                self.deadline.set(left);
+            (Stop::Expired, Some(left)) => {
+                self.deadline.set(Some(left.min(LOST_LOOK)));
                 Ok(())
             }
         }
     }
 }
+
+/// Time between two looks whether somebody is still there who is neither sent nor asked anything.
+pub(crate) const LOST_LOOK: Duration = Duration::from_millis(limits::LOST_LOOK_MS);
 
 /// What both directions of two joined connections know of each other.
 #[derive(Default)]
@@ -312,11 +326,11 @@ async fn advance<I: Io>(
         }
         return Ok(());
     }
-    pace.deadline.set(pace.idle);
+    pace.begins();
     let filled = loop {
         match from.fill(ChunkSize::Large, pace.deadline).await {
             Ok(filled) => break filled,
-            Err(stop) => pace.goes_on(stop)?,
+            Err(stop) => pace.goes_on(stop, || from.io.is_lost(to))?,
         }
     };
     match filled {

@@ -6,7 +6,9 @@ mod inbox;
 mod splice;
 mod stream;
 
-pub(crate) use copy::{Half, Pace, RelayEnd, Traffic, is_told_of_loss, relay, see_through, send};
+pub(crate) use copy::{
+    Half, LOST_LOOK, Pace, RelayEnd, Traffic, is_told_of_loss, relay, see_through, send,
+};
 pub use flow::FlowOptions;
 pub(crate) use flow::{Flow, FlowEnd};
 pub(crate) use inbox::Inbox;

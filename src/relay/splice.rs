@@ -36,9 +36,9 @@ pub(super) async fn splice<I: Io>(
 ) -> Result<Batch, RelayEnd> {
     let turn = limits::RELAY_TURN_BYTES_MAX;
     let most = usize::try_from(most).map_or(turn, |most| most.min(turn));
-    pace.deadline.set(pace.idle);
+    pace.begins();
     while let Err(stop) = from.readable(pace.deadline).await {
-        pace.goes_on(stop)?;
+        pace.goes_on(stop, || from.io.is_lost(to))?;
     }
     let Some(mut pipe) = from.io.pipe() else {
         return Ok(Batch::Copy);

@@ -26,6 +26,7 @@ macro_rules! on_both_engines {
 
 mod support;
 
+mod abandoned;
 mod bodies;
 mod crowd;
 mod deadlines;
