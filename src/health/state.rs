@@ -171,8 +171,15 @@ struct Traffic {
 
 #[derive(Clone, Copy, Debug)]
 enum Standing {
-    Admitted { since_ms: u64 },
-    Ejected { until_ms: u64 },
+    Admitted {
+        since_ms: u64,
+    },
+    Ejected {
+        until_ms: u64,
+        /// Checks in a row that say the contrary of what it was ejected for: that it could not be
+        /// connected to. `None` where it was for anything that no check looks at.
+        refuted: Option<u32>,
+    },
 }
 
 impl Default for Traffic {
@@ -203,7 +210,7 @@ impl Member {
 
     fn ejected_until(&self) -> Option<u64> {
         match self.traffic.standing {
-            Standing::Ejected { until_ms } => Some(until_ms),
+            Standing::Ejected { until_ms, .. } => Some(until_ms),
             Standing::Admitted { .. } => None,
         }
     }
@@ -230,8 +237,15 @@ impl FleetHealth {
 
     /// Whether the next check of a backend may change its state, so that it should come soon.
     pub fn is_changing(&self, backend: BackendId) -> bool {
-        let check = &self.members[backend.index()].check;
-        check.against > 0 || check.verdict == Verdict::Assumed
+        let Member { check, traffic } = &self.members[backend.index()];
+        let may_return = matches!(
+            traffic.standing,
+            Standing::Ejected {
+                refuted: Some(_),
+                ..
+            }
+        );
+        may_return || check.against > 0 || check.verdict == Verdict::Assumed
     }
 
     /// Whether a backend has only just gone down, so that it may well come back soon.
@@ -332,12 +346,30 @@ impl FleetHealth {
             traffic.faults_in_row = 0;
             traffic.standing = Standing::Admitted { since_ms: now_ms };
         }
+        if let Standing::Ejected {
+            refuted: Some(count),
+            ..
+        } = &mut traffic.standing
+        {
+            // A restart that was over before a check saw it.
+            *count += 1;
+            if *count >= rise {
+                traffic.standing = Standing::Admitted { since_ms: now_ms };
+            }
+        }
         *check = Check::of(Verdict::Up);
         Some(Reason::ChecksPassed(rise))
     }
 
     fn check_failed(&mut self, backend: BackendId, failure: CheckFailure) -> Option<Reason> {
-        let check = &mut self.members[backend.index()].check;
+        let Member { check, traffic } = &mut self.members[backend.index()];
+        if let Standing::Ejected {
+            refuted: Some(count),
+            ..
+        } = &mut traffic.standing
+        {
+            *count = 0;
+        }
         let fall = match check.verdict {
             Verdict::Assumed => 1,
             Verdict::Up => self.check.fall,
@@ -380,6 +412,7 @@ impl FleetHealth {
         let time_ms = rules.time_ms.saturating_mul(times).min(rules.time_max_ms);
         traffic.standing = Standing::Ejected {
             until_ms: now_ms + time_ms,
+            refuted: (fault == Fault::Connect).then_some(0),
         };
         Some(Reason::Faults(faults, fault, time_ms))
     }

@@ -213,6 +213,37 @@ fn the_last_that_is_up_is_not_ejected() {
 }
 
 #[test]
+fn checks_that_pass_readmit_who_could_not_be_connected_to() {
+    let refused = |index| Event {
+        backend: id(index),
+        news: News::Fault(Fault::Connect),
+    };
+    let mut fleet = fleet(3);
+    for index in 0..3 {
+        fleet.take(passed(index), 0);
+    }
+    for _ in 0..EJECT.after {
+        fleet.take(refused(0), 0);
+    }
+    assert_eq!(fleet.health(id(0)), Health::Ejected);
+    assert!(fleet.is_changing(id(0)), "it may come back soon");
+    assert_eq!(fleet.take(passed(0), 1), []);
+    assert_eq!(fleet.take(failed(0), 2), []);
+    assert_eq!(fleet.take(passed(0), 3), [], "in a row");
+    let readmitted = Change {
+        backend: id(0),
+        health: Health::Up,
+        reason: Reason::ChecksPassed(2),
+    };
+    assert_eq!(fleet.take(passed(0), 4), [readmitted]);
+    // No check tells whether its answers are any better.
+    eject(&mut fleet, 0, 5);
+    for _ in 0..10 {
+        assert_eq!(fleet.take(passed(0), 6), []);
+    }
+}
+
+#[test]
 fn who_is_ejected_is_readmitted_where_the_others_go_down() {
     let mut fleet = fleet(3);
     eject(&mut fleet, 0, 0);
