@@ -119,6 +119,7 @@ async fn steer(
 ) {
     let clock = Stopwatch::start();
     let mut rounds = checks.map(|checks| Rounds::new(checks, fleet.backends.clone()));
+    let mut batch = Vec::new();
     for turn in 0.. {
         pulse.store(turn, Ordering::Relaxed);
         let now_ms = clock.elapsed_ms();
@@ -135,11 +136,11 @@ async fn steer(
             .saturating_sub(now_ms);
         tokio::select! {
             () = sleep(Duration::from_millis(pause_ms)) => {}
-            Some(event) = reports.recv() => {
+            // All that is there makes one snapshot. More may come as fast as it is taken: that is
+            // for the next turn.
+            1.. = reports.recv_many(&mut batch, limits::REPORTS_MAX) => {
                 let now_ms = clock.elapsed_ms();
-                fleet.take(event, now_ms);
-                // All that is there makes one snapshot.
-                while let Ok(event) = reports.try_recv() {
+                for event in batch.drain(..) {
                     fleet.take(event, now_ms);
                 }
             }
@@ -282,16 +283,47 @@ mod tests {
     const LOOKS: u64 = 1_000;
     const LOOK_MS: u64 = 20;
 
+    fn fleet(list: &str) -> Fleet {
+        let backends = list.parse::<BackendList>().unwrap().resolve().unwrap();
+        let (check, eject) = (CheckRules::default(), EjectRules::default());
+        let health = FleetHealth::new(backends.len(), check, eject);
+        Fleet::new(&backends, health)
+    }
+
+    #[test]
+    fn a_flood_of_reports_is_taken_in_turns() {
+        const TURNS: usize = 3;
+        const FLOOD: usize = TURNS * limits::REPORTS_MAX;
+        let (line, reports) = mpsc::channel(FLOOD);
+        let (backend, news) = (BackendId::new(0).unwrap(), News::Recovered);
+        for _ in 0..FLOOD {
+            let news = news.clone();
+            line.try_send(Event { backend, news }).unwrap();
+        }
+        let pulse = AtomicU64::new(0);
+        let all_taken = async {
+            while line.capacity() < FLOOD {
+                task::yield_now().await;
+            }
+        };
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().build().unwrap().block_on(async {
+            tokio::select! {
+                biased;
+                () = steer(fleet("127.0.0.1:1"), None, reports, &pulse) => {}
+                () = all_taken => {}
+            }
+        });
+        assert_eq!(pulse.into_inner(), TURNS as u64);
+    }
+
     #[test]
     fn a_crowd_that_goes_down_at_once_is_not_checked_faster_as_a_whole() {
         const COUNT: usize = 4 * limits::HEALTH_FASTER_BACKENDS_MAX;
         let list: Vec<_> = (1..=COUNT)
             .map(|port| format!("127.0.0.1:{port}"))
             .collect();
-        let backends = list.join(",");
-        let backends = backends.parse::<BackendList>().unwrap().resolve().unwrap();
-        let health = FleetHealth::new(COUNT, CheckRules::default(), EjectRules::default());
-        let mut fleet = Fleet::new(&backends, health);
+        let mut fleet = fleet(&list.join(","));
         let mut rounds = Rounds::new(Checks::default(), fleet.backends.clone());
         for round in 0..3 {
             rounds.due.clear();
@@ -310,13 +342,10 @@ mod tests {
     #[test]
     fn the_pulse_goes_on_where_nothing_happens() {
         const NOT_BEGUN: u64 = u64::MAX;
-        let backends = "127.0.0.1:9".parse::<BackendList>().unwrap();
-        let backends = backends.resolve().unwrap();
-        let health = FleetHealth::new(1, CheckRules::default(), EjectRules::default());
         let (reports, reported) = mpsc::channel(1);
         let pulse = Arc::new(AtomicU64::new(NOT_BEGUN));
-        let fleet = Fleet::new(&backends, health);
-        let mut control = Control::prepare(fleet, None, reported, pulse.clone()).unwrap();
+        let mut control =
+            Control::prepare(fleet("127.0.0.1:9"), None, reported, pulse.clone()).unwrap();
         assert_eq!(pulse.load(Ordering::Relaxed), NOT_BEGUN);
         control.begin();
         let mut runtime = tokio::runtime::Builder::new_current_thread();
