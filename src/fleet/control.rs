@@ -2,8 +2,7 @@
 //!
 //! It has a runtime of its own, on which the backends are checked, and never runs on a worker.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
@@ -16,9 +15,10 @@ use tokio::task::{self, JoinSet};
 use tokio::time::sleep;
 
 use super::Fleet;
+use super::schedule::Schedule;
 use crate::balance::{Backend, BackendId};
 use crate::health::active::Check;
-use crate::health::{Event, FleetHealth, News};
+use crate::health::{Event, News};
 use crate::io::Stopwatch;
 use crate::limits;
 
@@ -128,7 +128,7 @@ async fn steer(
             rounds.begin_due(now_ms);
         }
         fleet.publish();
-        let checks_due = rounds.as_ref().and_then(Rounds::due_ms);
+        let checks_due = rounds.as_ref().and_then(|rounds| rounds.schedule.due_ms());
         let beat_ms = now_ms + limits::BEAT_MS;
         let due_ms = checks_due.into_iter().chain(fleet.due_ms()).min();
         let pause_ms = due_ms
@@ -150,7 +150,8 @@ async fn steer(
                 while let (Some(event), Some(rounds)) = (ended.take(), &mut rounds) {
                     let backend = event.backend;
                     fleet.take(event, now_ms);
-                    rounds.schedule(backend, &fleet.health, now_ms);
+                    let health = &fleet.health;
+                    rounds.schedule.ended(backend, health, now_ms, fastrand::u64);
                     ended = rounds.next_ended();
                 }
             }
@@ -166,63 +167,48 @@ async fn result(rounds: &mut Option<Rounds>) -> Event {
     }
 }
 
-/// The checks that are under way, and when the others are due.
+/// The checks that are under way, and the schedule of the others.
 struct Rounds {
     checks: Arc<Checks>,
     backends: Arc<[Backend]>,
-    due: BinaryHeap<Reverse<(u64, BackendId)>>,
-    under_way: JoinSet<Event>,
+    schedule: Schedule,
+    under_way: JoinSet<News>,
     /// Of which backend each check is.
     asked: HashMap<task::Id, BackendId>,
-    /// Those that are checked earlier only because they have just gone down.
-    gone_down: BTreeSet<BackendId>,
 }
 
 impl Rounds {
-    /// The first round is spread over one interval.
     fn new(checks: Checks, backends: Arc<[Backend]>) -> Self {
         let interval_ms = checks.interval.as_millis() as u64;
-        let count = backends.len() as u64;
-        let first = |(place, backend): (u64, &Backend)| {
-            let due_ms = place * interval_ms / count;
-            Reverse((due_ms.next_multiple_of(limits::HEALTH_STEP_MS), backend.id))
-        };
-        let due = (0..).zip(backends.iter()).map(first).collect();
         Self {
             checks: Arc::new(checks),
+            schedule: Schedule::new(interval_ms, backends.len(), limits::HEALTH_CHECKS_MAX),
             backends,
-            due,
             under_way: JoinSet::new(),
             asked: HashMap::new(),
-            gone_down: BTreeSet::new(),
         }
-    }
-
-    /// When the next check begins; `None` while as many are under way as may be.
-    fn due_ms(&self) -> Option<u64> {
-        let &Reverse((due_ms, _)) = self.due.peek()?;
-        (self.under_way.len() < limits::HEALTH_CHECKS_MAX).then_some(due_ms)
     }
 
     fn begin_due(&mut self, now_ms: u64) {
-        while self.due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
-            let Some(Reverse((_, id))) = self.due.pop() else {
-                return;
-            };
+        while let Some(backend) = self.schedule.begin(now_ms) {
             let (checks, backends) = (self.checks.clone(), self.backends.clone());
-            let task = self.under_way.spawn(async move {
-                let asking = checks.check.ask(&backends[id.index()], checks.timeout);
-                let news = asking.await;
-                Event { backend: id, news }
+            self.begin(backend, async move {
+                let backend = &backends[backend.index()];
+                checks.check.ask(backend, checks.timeout).await
             });
-            self.asked.insert(task.id(), id);
         }
     }
 
+    fn begin(&mut self, backend: BackendId, asking: impl Future<Output = News> + Send + 'static) {
+        let task = self.under_way.spawn(asking);
+        self.asked.insert(task.id(), backend);
+    }
+
+    /// The result of the next check that ends.
     async fn result(&mut self) -> Event {
         loop {
             let ended = self.under_way.join_next_with_id().await;
-            match ended.and_then(|ended| self.news_of(ended)) {
+            match ended.and_then(|ended| self.event(ended)) {
                 Some(event) => return event,
                 None if self.under_way.is_empty() => pending().await,
                 None => {}
@@ -233,43 +219,17 @@ impl Rounds {
     /// The result of a check that has ended already, if there is one.
     fn next_ended(&mut self) -> Option<Event> {
         let ended = self.under_way.try_join_next_with_id()?;
-        self.news_of(ended)
+        self.event(ended)
     }
 
-    fn news_of(&mut self, ended: Result<(task::Id, Event), task::JoinError>) -> Option<Event> {
-        match ended {
-            Ok((task, event)) => {
-                self.asked.remove(&task);
-                Some(event)
-            }
-            Err(error) => {
-                // A check that panicked is a bug, and not the backend's fault.
-                tracing::error!("a check failed in itself: {error}");
-                let backend = self.asked.remove(&error.id())?;
-                let news = News::Unknown;
-                Some(Event { backend, news })
-            }
-        }
-    }
-
-    /// Has a backend checked again after an interval, or much earlier where that matters.
-    fn schedule(&mut self, backend: BackendId, health: &FleetHealth, now_ms: u64) {
-        self.gone_down.remove(&backend);
-        let soon = health.is_changing(backend)
-            || health.has_just_gone_down(backend)
-                && self.gone_down.len() < limits::HEALTH_FASTER_BACKENDS_MAX
-                && self.gone_down.insert(backend);
-        let interval_ms = self.checks.interval.as_millis() as u64;
-        let pause_ms = if soon {
-            interval_ms / limits::HEALTH_FASTER_TIMES
-        } else {
-            interval_ms
-        };
-        let jitter_ms = pause_ms * limits::HEALTH_JITTER_PERCENT / 100;
-        let pause_ms = pause_ms - jitter_ms + fastrand::u64(0..=2 * jitter_ms);
-        // In steps, so that a large fleet is checked in a few turns and not in thousands.
-        let due_ms = (now_ms + pause_ms).next_multiple_of(limits::HEALTH_STEP_MS);
-        self.due.push(Reverse((due_ms, backend)));
+    fn event(&mut self, ended: Result<(task::Id, News), task::JoinError>) -> Option<Event> {
+        let (task, news) = ended.unwrap_or_else(|error| {
+            // A check that panicked is a bug, and not the backend's fault.
+            tracing::error!("a check failed in itself: {error}");
+            (error.id(), News::Unknown)
+        });
+        let backend = self.asked.remove(&task)?;
+        Some(Event { backend, news })
     }
 }
 
@@ -277,7 +237,7 @@ impl Rounds {
 mod tests {
     use super::*;
     use crate::config::BackendList;
-    use crate::health::{CheckFailure, CheckRules, EjectRules};
+    use crate::health::{CheckRules, EjectRules, FleetHealth, Health};
 
     /// Looks at the pulse, and the time between two of them.
     const LOOKS: u64 = 1_000;
@@ -317,26 +277,28 @@ mod tests {
         assert_eq!(pulse.into_inner(), TURNS as u64);
     }
 
+    /// Says so on standard error.
     #[test]
-    fn a_crowd_that_goes_down_at_once_is_not_checked_faster_as_a_whole() {
-        const COUNT: usize = 4 * limits::HEALTH_FASTER_BACKENDS_MAX;
-        let list: Vec<_> = (1..=COUNT)
-            .map(|port| format!("127.0.0.1:{port}"))
-            .collect();
-        let mut fleet = fleet(&list.join(","));
+    fn a_check_that_panics_tells_nothing_and_comes_again() {
+        let mut fleet = fleet("127.0.0.1:1");
         let mut rounds = Rounds::new(Checks::default(), fleet.backends.clone());
-        for round in 0..3 {
-            rounds.due.clear();
-            for index in 0..COUNT {
-                let backend = BackendId::new(index).unwrap();
-                let news = News::CheckFailed(CheckFailure::Timeout);
-                fleet.take(Event { backend, news }, 0);
-                rounds.schedule(backend, &fleet.health, 0);
-            }
-            let early = |due: &&Reverse<(u64, BackendId)>| due.0.0 < limits::HEALTH_INTERVAL_MS / 2;
-            let early = rounds.due.iter().filter(early).count();
-            assert_eq!(early, limits::HEALTH_FASTER_BACKENDS_MAX, "round {round}");
-        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let backend = rounds.schedule.begin(0).unwrap();
+        let event = runtime.block_on(async {
+            rounds.begin(backend, async { panic!("on purpose") });
+            rounds.result().await
+        });
+        let news = News::Unknown;
+        assert_eq!(event, Event { backend, news });
+        fleet.take(event, 0);
+        assert_eq!(fleet.health.health(backend), Health::Up);
+        assert_eq!(rounds.schedule.due_ms(), None);
+        rounds
+            .schedule
+            .ended(backend, &fleet.health, 0, fastrand::u64);
+        assert!(rounds.schedule.due_ms().is_some());
     }
 
     #[test]

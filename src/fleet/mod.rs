@@ -5,6 +5,7 @@
 //! while nothing changes.
 
 mod control;
+mod schedule;
 
 use std::sync::Arc;
 
