@@ -96,8 +96,13 @@ pub const HEALTH_FASTER_BACKENDS_MAX: usize = 64;
 pub const HEALTH_RISE: u32 = 2;
 /// Checks in a row that take a backend down.
 pub const HEALTH_FALL: u32 = 3;
-/// Checks that may be under way at once; the others wait their turn.
-pub const HEALTH_CHECKS_MAX: usize = 64;
+/// Checks that may be under way at once in any case; the others wait their turn.
+pub const HEALTH_CHECKS_MIN: usize = 64;
+/// Most of them. A fleet has one for each backend, up to here: those that nobody answers take all
+/// their time, and whoever waits for them is found dead late.
+pub const HEALTH_CHECKS_MAX: usize = 1024;
+/// Most of the descriptors that sessions could have for which it gets more than the least.
+pub const HEALTH_CHECKS_PART_MAX_PERCENT: usize = 10;
 /// Bytes that the answer to a check is read in at a time.
 pub const HEALTH_READ_BYTES: usize = 1024;
 /// Failed requests in a row, over all workers, that eject a backend.
@@ -181,7 +186,7 @@ pub const TICK_MS: u64 = 100;
 /// Ticks that the deadline wheel spans before an entry is put in again.
 pub const WHEEL_SLOTS: usize = 1024;
 
-/// Descriptors kept back from sessions: listeners, rings, logs.
+/// Descriptors kept back from sessions: listeners, rings, logs, the least of the checks.
 pub const DESCRIPTORS_RESERVED: usize = 128;
 /// More of them for each worker, its pipes among them.
 pub const DESCRIPTORS_RESERVED_PER_WORKER: usize = 16 + 2 * PIPES_MAX;
@@ -220,7 +225,8 @@ pub const DEMO_STOP_TIMEOUT_MS: u64 = 3_000;
 /// Time that the demo's own requests have to end once no more are sent.
 pub const DEMO_TRAFFIC_STOP_TIMEOUT_MS: u64 = 5_000;
 
-const _: () = assert!(HEALTH_CHECKS_MAX <= DESCRIPTORS_RESERVED / 2);
+const _: () = assert!(HEALTH_CHECKS_MIN <= DESCRIPTORS_RESERVED / 2);
+const _: () = assert!(HEALTH_CHECKS_MIN <= HEALTH_CHECKS_MAX);
 const _: () = assert!(SMALL_CHUNK_BYTES <= HEAD_BYTES_MAX);
 const _: () = assert!(SLAB_BYTES.is_multiple_of(LARGE_CHUNK_BYTES));
 const _: () = assert!(SLAB_BYTES.is_multiple_of(SMALL_CHUNK_BYTES));

@@ -1,5 +1,6 @@
 //! The whole balancer: starts the workers, watches over them, drains and stops them.
 
+mod descriptors;
 mod listeners;
 mod options;
 mod watcher;
@@ -24,6 +25,7 @@ use crate::signals::Signals;
 use crate::stats::Stats;
 use crate::upstream::Reports;
 use crate::worker::{self, Stage};
+use descriptors::Descriptors;
 pub use listeners::check_listen;
 use listeners::{Listeners, listen_cure};
 
@@ -173,14 +175,14 @@ impl Server {
     /// As those of [`Server::start`].
     pub fn start_with(config: Config, balancer: Arc<dyn Balancer>) -> Result<Self, Error> {
         let engine = choose_engine(config.io)?;
-        let connections_max = connections_max(config.cores.workers)?;
-        match Self::start_on(engine, &config, &balancer, connections_max) {
+        let descriptors = descriptors(&config)?;
+        match Self::start_on(engine, &config, &balancer, descriptors) {
             // One ring could be had, but not as many as there are workers.
             Err(Error::Worker { error, .. })
                 if config.io == EngineChoice::Auto && engine == Engine::IoUring =>
             {
                 warn!("engine epoll, because io_uring cannot be used: {error}");
-                Self::start_on(Engine::Epoll, &config, &balancer, connections_max)
+                Self::start_on(Engine::Epoll, &config, &balancer, descriptors)
             }
             started => started,
         }
@@ -190,9 +192,9 @@ impl Server {
         engine: Engine,
         config: &Config,
         balancer: &Arc<dyn Balancer>,
-        connections_max: usize,
+        descriptors: Descriptors,
     ) -> Result<Self, Error> {
-        let limit = Arc::new(ConnectionLimit::new(connections_max));
+        let limit = Arc::new(ConnectionLimit::new(descriptors.connections_max));
         let listeners = Listeners::open(&config.listen, config.cores.workers)?;
         listeners.refuse_loops(&config.backends)?;
         let Listeners {
@@ -211,7 +213,8 @@ impl Server {
         // What may fail comes before the first worker runs, as far as it can.
         let published = fleet.published();
         let (checks, judging) = (config.health.checks.clone(), not_running());
-        let control = Control::prepare(fleet, checks, reported, judging.clone());
+        let checks_max = descriptors.checks_max;
+        let control = Control::prepare(fleet, checks, checks_max, reported, judging.clone());
         let mut server = Self {
             addresses,
             engine: engine.name(),
@@ -367,18 +370,17 @@ fn choose_engine(choice: EngineChoice) -> Result<Engine, Error> {
     }
 }
 
-/// Half of the descriptors that sessions may have: each needs one downstream and one upstream.
-fn connections_max(workers: usize) -> Result<usize, Error> {
+/// As many descriptors as the process can get, shared out.
+fn descriptors(config: &Config) -> Result<Descriptors, Error> {
     let limit =
         engine::raise_descriptor_limit().map_err(setup("raising the limit of open files"))?;
-    let reserve = limits::DESCRIPTORS_RESERVED + workers * limits::DESCRIPTORS_RESERVED_PER_WORKER;
-    match limit.saturating_sub(reserve) / 2 {
-        0 => Err(Error::TooFewDescriptors { limit }),
-        max => {
-            info!("at most {max} connections, by the limit of {limit} open files");
-            Ok(max)
-        }
-    }
+    let is_checked = config.health.checks.is_some();
+    let checked = if is_checked { config.backends.len() } else { 0 };
+    let shared = Descriptors::share(limit, config.cores.workers, checked);
+    let shared = shared.ok_or(Error::TooFewDescriptors { limit })?;
+    let max = shared.connections_max;
+    info!("at most {max} connections, by the limit of {limit} open files");
+    Ok(shared)
 }
 
 fn start_worker(

@@ -53,14 +53,15 @@ pub struct Control {
 
 impl Control {
     /// Starts the thread, with everything that may fail. Once it is told to begin it checks the
-    /// backends where there are `checks`, and takes in what the workers report in any case. The
-    /// `pulse` changes once a beat, or more often, from then on.
+    /// backends where there are `checks`, at most `checks_max` at once, and takes in what the
+    /// workers report in any case. The `pulse` changes once a beat, or more often, from then on.
     ///
     /// # Errors
     /// Where the thread or its runtime cannot be had.
     pub fn prepare(
         fleet: Fleet,
         checks: Option<Checks>,
+        checks_max: usize,
         reports: mpsc::Receiver<Event>,
         pulse: Arc<AtomicU64>,
     ) -> io::Result<Self> {
@@ -69,9 +70,11 @@ impl Control {
             .build()?;
         let (begin, begun) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
+        let backends = fleet.backends.clone();
+        let rounds = checks.map(|checks| Rounds::new(checks, backends, checks_max));
         let steering = async move {
             if begun.await.is_ok() {
-                steer(fleet, checks, reports, &pulse).await;
+                steer(fleet, rounds, reports, &pulse).await;
             }
         };
         let body = move || {
@@ -113,12 +116,11 @@ impl Drop for Control {
 /// Does not return.
 async fn steer(
     mut fleet: Fleet,
-    checks: Option<Checks>,
+    mut rounds: Option<Rounds>,
     mut reports: mpsc::Receiver<Event>,
     pulse: &AtomicU64,
 ) {
     let clock = Stopwatch::start();
-    let mut rounds = checks.map(|checks| Rounds::new(checks, fleet.backends.clone()));
     let mut batch = Vec::new();
     for turn in 0.. {
         pulse.store(turn, Ordering::Relaxed);
@@ -178,11 +180,11 @@ struct Rounds {
 }
 
 impl Rounds {
-    fn new(checks: Checks, backends: Arc<[Backend]>) -> Self {
+    fn new(checks: Checks, backends: Arc<[Backend]>, under_way_max: usize) -> Self {
         let interval_ms = checks.interval.as_millis() as u64;
         Self {
             checks: Arc::new(checks),
-            schedule: Schedule::new(interval_ms, backends.len(), limits::HEALTH_CHECKS_MAX),
+            schedule: Schedule::new(interval_ms, backends.len(), under_way_max),
             backends,
             under_way: JoinSet::new(),
             asked: HashMap::new(),
@@ -281,7 +283,7 @@ mod tests {
     #[test]
     fn a_check_that_panics_tells_nothing_and_comes_again() {
         let mut fleet = fleet("127.0.0.1:1");
-        let mut rounds = Rounds::new(Checks::default(), fleet.backends.clone());
+        let mut rounds = Rounds::new(Checks::default(), fleet.backends.clone(), 1);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
@@ -307,7 +309,7 @@ mod tests {
         let (reports, reported) = mpsc::channel(1);
         let pulse = Arc::new(AtomicU64::new(NOT_BEGUN));
         let mut control =
-            Control::prepare(fleet("127.0.0.1:9"), None, reported, pulse.clone()).unwrap();
+            Control::prepare(fleet("127.0.0.1:9"), None, 0, reported, pulse.clone()).unwrap();
         assert_eq!(pulse.load(Ordering::Relaxed), NOT_BEGUN);
         control.begin();
         let mut runtime = tokio::runtime::Builder::new_current_thread();

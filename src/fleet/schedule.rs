@@ -202,6 +202,48 @@ mod tests {
     }
 
     #[test]
+    fn where_all_may_be_under_way_nobody_waits_for_those_who_do_not_answer() {
+        let longest_ms = INTERVAL_MS * (100 + limits::HEALTH_JITTER_PERCENT) / 100;
+        let longest_ms = longest_ms + limits::HEALTH_STEP_MS;
+        assert_eq!(gap_ms_max(900, 1_000, 1_000), longest_ms);
+        // This is what becomes of it where most have to wait.
+        assert!(gap_ms_max(900, 1_000, limits::HEALTH_CHECKS_MIN) > 5 * longest_ms);
+    }
+
+    /// Longest time between two checks of one who answers at once, where so many never do.
+    fn gap_ms_max(silent: usize, backends: usize, under_way_max: usize) -> u64 {
+        let mut schedule = Schedule::new(INTERVAL_MS, backends, under_way_max);
+        let (mut health, mut ends) = (health(backends), BinaryHeap::new());
+        let (mut last_ms, mut gap_ms, mut now_ms) = (vec![0; backends], 0, 0);
+        while now_ms < 50 * INTERVAL_MS {
+            while let Some(backend) = schedule.begin(now_ms) {
+                let answers = backend.index() >= silent;
+                let took_ms = if answers {
+                    1
+                } else {
+                    limits::HEALTH_TIMEOUT_MS
+                };
+                ends.push(Reverse((now_ms + took_ms, backend)));
+                if answers {
+                    let before_ms = std::mem::replace(&mut last_ms[backend.index()], now_ms);
+                    gap_ms = gap_ms.max(now_ms - before_ms);
+                }
+            }
+            let next_end = ends.peek().map(|&Reverse((end_ms, _))| end_ms);
+            now_ms = next_end.into_iter().chain(schedule.due_ms()).min().unwrap();
+            while let Some(&Reverse((end_ms, backend))) = ends.peek()
+                && end_ms <= now_ms
+            {
+                ends.pop();
+                let news = news(backend.index() >= silent);
+                health.take(Event { backend, news }, now_ms);
+                schedule.ended(backend, &health, now_ms, |range| *range.end());
+            }
+        }
+        gap_ms
+    }
+
+    #[test]
     fn a_crowd_that_goes_down_at_once_is_not_checked_faster_as_a_whole() {
         const COUNT: usize = 4 * limits::HEALTH_FASTER_BACKENDS_MAX;
         let (mut schedule, mut health) = (Schedule::new(INTERVAL_MS, COUNT, COUNT), health(COUNT));
