@@ -255,7 +255,6 @@ impl<I: Io> Exchange<'_, I> {
         let Client {
             stream, deadline, ..
         } = &mut *self.client;
-        self.gateway.backends.reached(upstream.backend);
         let greeting = mem::take(&mut self.scratch.response);
         let (gateway, upstream) = (self.gateway, &mut *upstream);
         // Boxed, because every exchange has room for what is in its future.

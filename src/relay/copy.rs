@@ -110,6 +110,11 @@ impl Traffic {
         self.came.set(self.came.get() + bytes as u64);
     }
 
+    /// Bytes that have come from either side.
+    pub(super) fn came_bytes(&self) -> u64 {
+        self.came.get()
+    }
+
     /// A number that changes whenever anything moves.
     pub(super) fn moved(&self) -> u64 {
         self.came.get() + self.went.get()

@@ -67,6 +67,8 @@ pub(crate) struct Flow<'a, I: Io> {
     pub(crate) backend: &'a mut Stream<I>,
     /// What the client is sent before anything else.
     pub(crate) greeting: Parcel,
+    /// Called whenever bytes of the backend have come.
+    pub(crate) heard: &'a dyn Fn(),
     /// The one wait of the flow; nobody else uses it meanwhile.
     pub(crate) deadline: &'a Deadline,
     pub(crate) wheel: &'a Wheel,
@@ -81,6 +83,7 @@ impl<I: Io> Flow<'_, I> {
             client,
             backend,
             mut greeting,
+            heard,
             deadline,
             wheel,
             options,
@@ -98,6 +101,9 @@ impl<I: Io> Flow<'_, I> {
             idle: None,
             traffic: &traffic,
         };
+        if !backend.inbox.is_empty() {
+            heard();
+        }
         let (mut up, mut down) = (Half::raw(), Half::raw());
         // What came behind the greeting goes along, so that no chunk waits until that is sent.
         down.load(&mut backend.inbox, &mut greeting)
@@ -114,6 +120,7 @@ impl<I: Io> Flow<'_, I> {
             upload: Direction::new(upload),
             download: Direction::new(download),
             traffic: &traffic,
+            heard,
             options,
         };
         let links = (&downlink, &uplink);
@@ -159,6 +166,7 @@ struct Directions<'a, U, D> {
     upload: Direction<'a, U>,
     download: Direction<'a, D>,
     traffic: &'a Traffic,
+    heard: &'a dyn Fn(),
     options: &'a FlowOptions,
 }
 
@@ -178,7 +186,11 @@ where
         let end = poll_fn(|cx| {
             // A close is passed on, unless the other direction is lost: then there is a reset. The
             // kernel tells of one once, so a send may have heard of it and a receive finds an end.
-            let (sent_all, answered_all) = (self.upload.poll(cx), self.download.poll(cx));
+            let (sent_all, of_client) = (self.upload.poll(cx), self.traffic.came_bytes());
+            let answered_all = self.download.poll(cx);
+            if self.traffic.came_bytes() > of_client {
+                (self.heard)();
+            }
             answered |= answered_all && self.upload.end != Some(Err(RelayEnd::SinkReset));
             if sent_all && !is_lost(self.download.end) {
                 io.half_close(uplink);
@@ -336,6 +348,7 @@ mod tests {
                 end: down,
             },
             traffic: &traffic,
+            heard: &|| (),
             options: &options,
         };
         say(&|| directions.end(), &|draining| directions.limit(draining))
@@ -386,6 +399,7 @@ mod tests {
                     client: &mut Stream::new(io.clone(), downlink),
                     backend: &mut Stream::new(io.clone(), uplink),
                     greeting: Parcel::default(),
+                    heard: &|| (),
                     deadline: &wheel.deadline(),
                     wheel: &wheel,
                     options: &OPTIONS,

@@ -1,5 +1,6 @@
 //! One connection of a client: a backend is picked and connected to, then both are joined.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -28,7 +29,6 @@ pub(crate) fn open<I: Io, G>(
             Ok(mut upstream) => {
                 let counters = &gateway.counters.backends[upstream.backend.index()];
                 counters.requests.add(1);
-                gateway.backends.reached(upstream.backend);
                 let (greeting, took_us) = (Parcel::default(), clock.elapsed_us());
                 let (client, upstream) = (&mut client, &mut *upstream);
                 let joined = join(&gateway, client, upstream, greeting, &deadline, took_us);
@@ -72,11 +72,19 @@ pub(crate) async fn join<I: Io>(
     deadline: &Deadline,
     took_us: u64,
 ) -> FlowEnd {
-    let backend = upstream.backend;
+    let (backend, backends) = (upstream.backend, &gateway.backends);
+    // A connection alone says little: whatever listens takes it, and may reset it at once.
+    let has_spoken = Cell::new(false);
+    let heard = || {
+        if !has_spoken.replace(true) {
+            backends.well(backend);
+        }
+    };
     let flow = Flow {
         client,
         backend: &mut upstream.stream,
         greeting,
+        heard: &heard,
         deadline,
         wheel: &gateway.wheel,
         options: &gateway.options.flow,
@@ -84,10 +92,10 @@ pub(crate) async fn join<I: Io>(
     let end = flow.run(|| gateway.is_draining()).await;
     let counters = &gateway.counters.backends[backend.index()];
     counters.latency_us.add(took_us);
-    if end == FlowEnd::BackendLost {
-        gateway.backends.failed(backend, Some(Fault::Broken));
-    } else {
-        gateway.backends.served(backend, took_us);
+    match end {
+        FlowEnd::BackendLost => backends.failed(backend, Some(Fault::Broken)),
+        FlowEnd::Finished | FlowEnd::Drained => backends.served(backend, took_us),
+        FlowEnd::ClientLost | FlowEnd::Idle | FlowEnd::Cut => backends.ended(backend, took_us),
     }
     end
 }

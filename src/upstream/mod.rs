@@ -106,18 +106,23 @@ impl<I: Io> Backends<I> {
         if status < 500 {
             return self.served(backend, took_us);
         }
-        self.balancer.done(backend, &Outcome::Answered { took_us });
+        self.ended(backend, took_us);
         self.blame(backend, Fault::Status(status));
     }
 
     /// As [`Backends::answered`], for what has no status.
     pub(crate) fn served(&self, backend: BackendId, took_us: u64) {
-        self.balancer.done(backend, &Outcome::Answered { took_us });
-        self.reports.well(backend, &self.counters.reports_lost);
+        self.ended(backend, took_us);
+        self.well(backend);
     }
 
-    /// A connection to `backend` was made, which for TCP is as much as can be said of it for long.
-    pub(crate) fn reached(&self, backend: BackendId) {
+    /// As [`Backends::served`], for what ended in a way that tells nothing of the backend.
+    pub(crate) fn ended(&self, backend: BackendId, took_us: u64) {
+        self.balancer.done(backend, &Outcome::Answered { took_us });
+    }
+
+    /// `backend` has begun to speak, which for TCP is as much as can be said of it for long.
+    pub(crate) fn well(&self, backend: BackendId) {
         self.reports.well(backend, &self.counters.reports_lost);
     }
 

@@ -32,7 +32,7 @@ const QUICK: [&str; 4] = ["--health-interval", "200ms", "--health-timeout", "5s"
 
 /// Waits for a line of the proxy's log about `backend`, the `count`th of its kind.
 #[track_caller]
-fn wait_said(proxy: &Proxy, backend: SocketAddr, words: &str, count: usize) {
+pub(crate) fn wait_said(proxy: &Proxy, backend: SocketAddr, words: &str, count: usize) {
     let part = format!("backend {backend} {words}");
     let said = || {
         let log = proxy.log();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use crate::health::wait_said;
 use crate::support::{
     Checker, Conversation, Engine, Origin, PATIENCE, Pattern, Proxy, eventually, expect_reset, now,
     pause, read_to_end, refusing_address, reset,
@@ -25,6 +26,7 @@ on_both_engines! {
     a_reset_by_the_client_is_passed_on,
     a_reset_by_the_backend_is_passed_on,
     a_reset_in_the_middle_of_bulk_leaves_nothing,
+    a_backend_that_resets_all_it_takes_is_ejected,
     who_says_nothing_for_too_long_is_reset,
     one_direction_keeps_both_alive,
     a_half_closed_flow_does_not_stand_still_for_ever,
@@ -228,6 +230,36 @@ fn a_reset_in_the_middle_of_bulk_leaves_nothing(engine: Engine) {
     proxy.finish();
 }
 
+/// It takes every connection, which is no sign that it serves any.
+fn a_backend_that_resets_all_it_takes_is_ejected(engine: Engine) {
+    let bad = Origin::start(|conversation| {
+        // A reset that comes too soon is an error of connecting.
+        let heard = conversation.wire().writer().read_exact(&mut [0; 5]);
+        heard.expect("the client speaks");
+        conversation.reset_on_close();
+    });
+    let good = Origin::start(echo);
+    let backends = format!("{},{}", bad.backend(), good.backend());
+    let flags = ["--mode", "tcp", "--backends", &backends];
+    let proxy = Proxy::start(engine, &[&flags[..], &["--eject-after", "3"]].concat());
+    for _ in 0..3 {
+        expect_reset(&mut spoken_to(&proxy));
+        ask(&mut connect(&proxy), b"hello");
+    }
+    wait_said(
+        &proxy,
+        bad.address,
+        "is ejected: 3 requests in a row failed",
+        1,
+    );
+    for _ in 0..4 {
+        ask(&mut connect(&proxy), b"hello");
+    }
+    assert_eq!((bad.accepted(), good.accepted()), (3, 7));
+    drop((bad, good));
+    proxy.finish();
+}
+
 fn who_says_nothing_for_too_long_is_reset(engine: Engine) {
     let origin = origin_that_is_reset();
     let proxy = tcp(engine, &origin, &["--tcp-idle-timeout", "1s"]);
@@ -394,6 +426,14 @@ fn connect(proxy: &Proxy) -> TcpStream {
     set.and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
         .expect("the time is not zero");
     stream
+}
+
+/// A client that has said five bytes.
+#[track_caller]
+fn spoken_to(proxy: &Proxy) -> TcpStream {
+    let mut client = connect(proxy);
+    client.write_all(b"hello").expect("the proxy reads");
+    client
 }
 
 /// Says what it hears, and closes its side when the other closes.

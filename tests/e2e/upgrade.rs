@@ -5,6 +5,7 @@ use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
+use crate::health::wait_said;
 use crate::support::{
     Checker, Client, Conversation, Engine, Framing, Origin, Pattern, Proxy, answer, eventually,
     expect_reset, get, now, ok, pause,
@@ -23,6 +24,7 @@ on_both_engines! {
     an_upgrade_goes_over_a_kept_connection,
     a_tunnel_is_not_kept,
     a_reset_goes_through_a_tunnel,
+    a_backend_that_resets_its_tunnels_is_ejected,
     an_idle_tunnel_is_reset,
     an_idle_tunnel_ends_when_it_drains,
     a_busy_tunnel_is_cut_when_the_time_is_over,
@@ -258,6 +260,37 @@ fn a_reset_goes_through_a_tunnel(engine: Engine) {
     drop(client);
     eventually("the backend to be told", || origin.open() == 0);
     drop(origin);
+    proxy.finish();
+}
+
+/// That it switches protocols is no sign that it serves the tunnel.
+fn a_backend_that_resets_its_tunnels_is_ejected(engine: Engine) {
+    let bad = Origin::start(|conversation| {
+        conversation.head().expect("the request comes");
+        conversation.send(SWITCH);
+        expect(conversation, b"hello");
+        conversation.reset_on_close();
+    });
+    let good = Origin::start(switch_and_echo);
+    let backends = format!("{},{}", bad.backend(), good.backend());
+    let flags = ["--backends", &backends, "--eject-after", "3"];
+    let proxy = Proxy::start(engine, &flags);
+    for _ in 0..3 {
+        let mut reset = upgraded(&proxy);
+        reset.send("hello");
+        expect_reset(&mut reset.wire().writer());
+        ask(&mut upgraded(&proxy), b"hello");
+    }
+    wait_said(
+        &proxy,
+        bad.address,
+        "is ejected: 3 requests in a row failed",
+        1,
+    );
+    ask(&mut upgraded(&proxy), b"hello");
+    ask(&mut upgraded(&proxy), b"hello");
+    assert_eq!((bad.accepted(), good.accepted()), (3, 5));
+    drop((bad, good));
     proxy.finish();
 }
 
