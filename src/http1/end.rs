@@ -48,6 +48,8 @@ pub enum Cause {
     Repeated(u16),
     /// The backend sent more than `INTERIM_RESPONSES_MAX` interim responses.
     TooManyInterim,
+    /// The time to drain was over, which is nobody's fault.
+    Cut,
 }
 
 impl Cause {
@@ -67,7 +69,7 @@ impl Cause {
             | Self::TooManyInterim => Some(502),
             Self::NoBackend | Self::Exhausted => Some(503),
             Self::ConnectTimeout | Self::ResponseTimeout | Self::BackendStalled => Some(504),
-            Self::ClientStalled | Self::ClientGone => None,
+            Self::ClientStalled | Self::ClientGone | Self::Cut => None,
         }
     }
 
@@ -90,7 +92,8 @@ impl Cause {
             | Self::ClientStalled
             | Self::ClientGone
             | Self::NoBackend
-            | Self::Exhausted => None,
+            | Self::Exhausted
+            | Self::Cut => None,
         }
     }
 
@@ -116,6 +119,7 @@ impl Cause {
             Self::BadResponseBody => "bad response body",
             Self::Repeated(_) => "another backend is asked",
             Self::TooManyInterim => "too many interim responses",
+            Self::Cut => "cut",
         }
     }
 }
@@ -215,6 +219,7 @@ mod tests {
                 "no backend available, connect",
                 Some(503),
             ),
+            (Cause::Cut, Phase::Wait, "cut, wait", None),
             (
                 Cause::BadRequest(BadHead::TooLong),
                 Phase::Head,

@@ -109,6 +109,8 @@ impl<I: Io> Exchange<'_, I> {
                     }
                     return Ok(answered);
                 }
+                // Whatever waited has ended, and blames whom it waited for.
+                Err(_) if wheel.is_cut() => Cause::Cut,
                 Err(cause) => cause,
             };
             if matches!(cause, Cause::BackendClosed | Cause::BackendReset) && self.is_kept(kept) {

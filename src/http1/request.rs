@@ -54,6 +54,7 @@ async fn head<I: Io>(gateway: &Gateway<I>, client: &mut Client<I>) -> Result<Spa
         match client.stream.fill(ChunkSize::Small, &client.deadline).await {
             Ok(Fill::Bytes) => {}
             Ok(Fill::End) | Err(Stop::Lost) => return Err(Cause::ClientGone),
+            Err(Stop::Expired) if gateway.wheel.is_cut() => return Err(Cause::Cut),
             Err(Stop::Expired) => return Err(Cause::HeaderTimeout),
         }
     }

@@ -192,8 +192,11 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
         if !patience.await {
             world.count("drain cut");
             self.ledger.cut.set(true);
+            let before = self.undeserved_failures();
             gateway.wheel.cut();
             self.until("sessions", || door.guests() == 0).await;
+            let behind = self.undeserved_failures();
+            assert_eq!(behind, before, "a cut is no backend's fault");
         }
         world.unbind(front());
         self.until("clients", || self.clients.get() == 0).await;
@@ -244,6 +247,14 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
                 clients.set(clients.get() - 1);
             });
         }
+    }
+
+    /// A number that a failure changes for which a backend is blamed, but not one that is an answer
+    /// of 500 or above.
+    fn undeserved_failures(&self) -> i64 {
+        let failures = self.counters.backends.iter();
+        let failures: u64 = failures.map(|counters| counters.failures.read()).sum();
+        failures as i64 - self.counters.responses[3].read() as i64
     }
 
     async fn until(&self, what: &str, is_so: impl Fn() -> bool) {

@@ -261,6 +261,11 @@ impl Deadline {
         self.wheel.now_ms()
     }
 
+    /// As [`Wheel::is_cut`]: nothing that expires now was too late.
+    pub fn is_cut(&self) -> bool {
+        self.wheel.is_cut()
+    }
+
     /// What is left of a wait that began at `since_ms` and may take this long; `None` where it is
     /// over, as every wait is after [`Wheel::cut`].
     pub fn left(&self, since_ms: u64, timeout: Duration) -> Option<Duration> {

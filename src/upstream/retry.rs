@@ -68,6 +68,10 @@ impl<I: Io> Backends<I> {
                 Ok(upstream) => return Ok(upstream),
                 Err(failure) => failure,
             };
+            if deadline.is_cut() {
+                self.failed(backend, None);
+                return Err(Cause::Cut);
+            }
             if failure == DialError::Exhausted {
                 // No backend's fault, and no other would be easier to reach.
                 self.failed(backend, None);

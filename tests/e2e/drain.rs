@@ -11,6 +11,7 @@ on_both_engines! {
     what_is_pipelined_behind_is_not_lost_silently,
     who_waits_in_the_queue_is_served,
     the_drain_timeout_cuts_the_rest,
+    a_cut_is_no_backends_fault,
     a_second_signal_ends_at_once,
 }
 
@@ -147,6 +148,30 @@ fn the_drain_timeout_cuts_the_rest(engine: Engine) {
         );
     }
     origin.open_gate();
+}
+
+fn a_cut_is_no_backends_fault(engine: Engine) {
+    const CLIENTS: usize = 8;
+    let origins = [gated_origin(), gated_origin()];
+    let backends = format!("{},{}", origins[0].backend(), origins[1].backend());
+    let flags = ["--backends", &backends, "--eject-after", "1"];
+    let slow = ["--drain-timeout", "500ms", "--log-level", "debug"];
+    let proxy = Proxy::start(engine, &[flags, slow].concat());
+    let stuck: Vec<Client> = (0..CLIENTS)
+        .map(|_| Client::connect(proxy.address))
+        .collect();
+    stuck.iter().for_each(|client| client.send(get("/stuck")));
+    eventually("the requests to reach the backends", || {
+        let asked = origins.iter().map(|origin| origin.requests().len());
+        asked.sum::<usize>() == CLIENTS
+    });
+    let exit = proxy.drain();
+    exit.expect_clean();
+    assert_eq!(exit.cut, CLIENTS, "{exit:?}");
+    let lines = |words: &str| exit.log.iter().filter(|line| line.contains(words)).count();
+    assert_eq!(lines("is ejected"), 0, "{exit:?}");
+    assert_eq!(lines("end=cut, wait"), CLIENTS, "{exit:?}");
+    origins.iter().for_each(Origin::open_gate);
 }
 
 fn a_second_signal_ends_at_once(engine: Engine) {

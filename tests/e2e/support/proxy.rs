@@ -23,6 +23,8 @@ pub(crate) struct Proxy {
 pub(crate) struct Exit {
     pub(crate) code: i32,
     pub(crate) last_line: String,
+    /// All of its lines.
+    pub(crate) log: Vec<String>,
     /// Connections that were still busy when the drain ended, and were cut.
     pub(crate) cut: usize,
     /// Chunks that nobody gave back.
@@ -142,6 +144,7 @@ impl Proxy {
             chunks_held: number(" chunks held"),
             operations: number(" operations in flight"),
             last_line,
+            log: ended.log,
         }
     }
 
