@@ -131,6 +131,9 @@ pub const SLOTS_MAX: usize = BACKENDS_MAX * WEIGHT_MAX as usize;
 pub const HOST_BYTES_MAX: usize = 253;
 /// Longest path of a Unix socket: what `sun_path` holds before its NUL (unix(7)).
 pub const UNIX_PATH_BYTES_MAX: usize = 107;
+/// Time that a start waits for an address that is in use. The kernel takes a ring down some time
+/// after its process has ended, and what that had listened on is in use until then.
+pub const LISTEN_PATIENCE_MS: u64 = 500;
 /// The port that is listened on where none is named.
 pub const PORT: u16 = 3030;
 

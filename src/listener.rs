@@ -5,10 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
+use tracing::{info, warn};
 
 use crate::io::{Io, is_out_of_descriptors};
 use crate::limits;
@@ -18,6 +19,8 @@ use crate::stats::WorkerCounters;
 pub struct ConnectionLimit {
     open: CachePadded<AtomicUsize>,
     max: usize,
+    /// It was reached, and there has been little room since.
+    full: AtomicBool,
 }
 
 impl ConnectionLimit {
@@ -26,11 +29,31 @@ impl ConnectionLimit {
         Self {
             open: CachePadded::default(),
             max,
+            full: AtomicBool::new(false),
         }
     }
 
     fn is_reached(&self) -> bool {
         self.open.load(Ordering::Relaxed) >= self.max
+    }
+
+    /// Says, once, that who comes now has to wait.
+    fn say_full(&self) {
+        if !self.full.swap(true, Ordering::Relaxed) {
+            let max = self.max;
+            warn!("all {max} connections are taken: new ones wait until one of them ends");
+        }
+    }
+
+    /// Says, once, that there is room again: a tenth, so that not every coming and going is told.
+    fn say_room(&self) {
+        let full = self.full.load(Ordering::Relaxed);
+        if full
+            && self.open.load(Ordering::Relaxed) < self.max - self.max / 10
+            && self.full.swap(false, Ordering::Relaxed)
+        {
+            info!("there is room for new connections again");
+        }
     }
 }
 
@@ -72,6 +95,7 @@ impl Door {
 
     /// Once a tick: other workers' connections may have ended, descriptors may be free again.
     pub(crate) fn tick(&self) {
+        self.limit.say_room();
         self.changed.notify_waiters();
     }
 
@@ -97,6 +121,7 @@ impl Door {
         while !self.closing.get() {
             // At the limit no accept is under way: the kernel's queue holds who comes.
             if self.limit.is_reached() {
+                self.limit.say_full();
                 self.change().await;
                 continue;
             }

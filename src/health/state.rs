@@ -86,10 +86,13 @@ impl fmt::Display for Reason {
                 write!(f, "checks failed: {count}, the last one: {failure}")
             }
             Self::Faults(count, fault, time_ms) => {
-                let seconds = time_ms.div_ceil(1000);
+                let (time, unit) = match time_ms % 1000 {
+                    0 => (time_ms / 1000, "s"),
+                    _ => (*time_ms, "ms"),
+                };
                 write!(
                     f,
-                    "{count} requests in a row failed, for {seconds} s: it {fault}"
+                    "{count} requests in a row failed, for {time} {unit}: it {fault}"
                 )
             }
             Self::TimeServed => f.write_str("its ejection is over"),

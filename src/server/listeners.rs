@@ -3,10 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::Duration;
 
 use super::Error;
 use crate::config::{BackendConfig, FileMode, Listen};
 use crate::io::{self as engine, Address, SocketFile, UnixPath};
+use crate::limits;
 
 /// What is listened on.
 pub(super) struct Listeners {
@@ -35,7 +38,7 @@ impl Listeners {
         for listen in asked {
             let opened = match listen {
                 Listen::Internet(address) => listeners.open_port(*address),
-                Listen::Unix { path, mode } => listeners.open_file(path, *mode),
+                Listen::Unix { path, mode } => patiently(|| listeners.open_file(path, *mode)),
             };
             opened.map_err(|error| failed(listen.address(), error))?;
         }
@@ -96,7 +99,25 @@ impl Listeners {
 /// # Errors
 /// [`Error::Listen`], with what helps.
 pub fn check_listen(address: SocketAddr) -> Result<(), Error> {
-    engine::check_port_free(address).map_err(|error| failed(address.into(), error))
+    let checked = patiently(|| engine::check_port_free(address));
+    checked.map_err(|error| failed(address.into(), error))
+}
+
+/// Tries again for a while where an address is in use: see [`limits::LISTEN_PATIENCE_MS`].
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing runs yet that would have to wait"
+)]
+fn patiently(mut listen: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    const TRIES: u64 = 20;
+    for _ in 1..TRIES {
+        match listen() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+        thread::sleep(Duration::from_millis(limits::LISTEN_PATIENCE_MS / TRIES));
+    }
+    listen()
 }
 
 fn failed(address: Address, error: io::Error) -> Error {
@@ -124,5 +145,34 @@ pub(super) fn listen_cure(address: &Address, error: &io::Error) -> &'static str 
         }
         (Address::Unix(_), io::ErrorKind::NotFound) => "; make its directory first",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_in_use_is_waited_for_a_while() {
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = holder.local_addr().unwrap();
+        assert!(matches!(
+            check_listen(address),
+            Err(Error::Listen { error, .. }) if error.kind() == io::ErrorKind::AddrInUse
+        ));
+        // It goes while somebody waits for it.
+        let (tried, trying) = mpsc::channel();
+        let mut holder = Some(holder);
+        let releasing = thread::spawn(move || trying.recv().map(|()| drop(holder.take())));
+        let checked = patiently(|| {
+            let checked = engine::check_port_free(address);
+            let _ = tried.send(());
+            checked
+        });
+        assert!(checked.is_ok(), "{checked:?}");
+        releasing.join().unwrap().unwrap();
     }
 }

@@ -58,5 +58,19 @@ fn a_full_house_costs_no_time(engine: Engine) {
         .iter_mut()
         .for_each(|client| drop(client.get("/").expect_status(200)));
     drop((inside, outside, origin));
+    let said = |words: &str| {
+        proxy
+            .log()
+            .iter()
+            .filter(|line| line.contains(words))
+            .count()
+    };
+    eventually("room", || said("room for new connections again") == 1);
+    assert_eq!(
+        said("all 20 connections are taken"),
+        1,
+        "{:#?}",
+        proxy.log()
+    );
     proxy.finish();
 }

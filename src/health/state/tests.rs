@@ -162,6 +162,14 @@ fn faults_in_a_row_eject_and_time_readmits() {
 }
 
 #[test]
+fn an_ejection_is_as_long_as_it_says() {
+    let said = |time_ms| Reason::Faults(5, Fault::Timeout, time_ms).to_string();
+    let text = "5 requests in a row failed, for 30 s: it did not answer in time";
+    assert_eq!(said(30_000), text);
+    assert_eq!(said(1_500), text.replace("30 s", "1500 ms"));
+}
+
+#[test]
 fn a_success_in_between_starts_the_row_again() {
     let mut fleet = fleet(3);
     for _ in 0..100 {
