@@ -2,6 +2,7 @@
 //!
 //! [`Cli`] holds the words; [`Cli::into_order`] gives them their meaning. Nothing runs here.
 
+mod effect;
 mod flags;
 mod health;
 mod later;
@@ -136,6 +137,9 @@ impl Cli {
         let mut command = Self::command().mut_args(|arg| arg.hide_env(true));
         let matches = command.try_get_matches_from_mut(words)?;
         let mut cli = Self::from_arg_matches(&matches)?;
+        if let Some(lacking) = effect::lacking(&matches) {
+            return Err(usage(lacking));
+        }
         if port_wins(&matches)? {
             cli.flags.listen.clear();
         }
@@ -282,6 +286,38 @@ mod tests {
         let written: Vec<String> = trusted.iter().map(ToString::to_string).collect();
         assert_eq!(written, ["10.0.0.0/8", "::1/128", "192.0.2.7/32"]);
         assert!(error("-b 127.0.0.1 --trusted all").contains("CIDR"));
+    }
+
+    #[test]
+    fn a_flag_without_effect_says_what_it_needs() {
+        let table = [
+            (
+                "--health-path /x",
+                "--health-path has no effect with --health tcp; it needs --health http",
+            ),
+            (
+                "--health off --rise 3",
+                "--rise has no effect with --health off",
+            ),
+            (
+                "--eject-after 0 --eject-time 3s",
+                "it needs --eject-after above 0",
+            ),
+            (
+                "--retries 0 --retry-on 5xx",
+                "--retry-on has no effect with --retries 0",
+            ),
+            (
+                "--mode tcp --trusted ::1",
+                "--trusted has no effect with --mode tcp",
+            ),
+        ];
+        for (flags, part) in table {
+            let error = error(&format!("-b 127.0.0.1:1 {flags}"));
+            assert!(error.contains(part), "{flags}: {error}");
+        }
+        config("-b 127.0.0.1:1 --health http --health-path /x --rise 3 --eject-time 3s");
+        config("-b 127.0.0.1:1 --mode tcp --retry-on connect --tcp-idle-timeout 1s");
     }
 
     #[test]
