@@ -165,6 +165,7 @@ const SAME_BACKEND_PAUSE: Duration = Duration::from_millis(limits::SAME_BACKEND_
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::rc::Rc;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
@@ -175,7 +176,7 @@ mod tests {
     use super::*;
     use crate::balance::{Ask, Backend, Balancer, Outcome, RoundRobin, Snapshot, Weight};
     use crate::health::Health;
-    use crate::io::sim::{Network, Sim, World};
+    use crate::io::sim::{Dial, Network, Sim, World};
     use crate::io::{BufferOptions, Wheel};
     use crate::stats::WorkerCounters;
     use crate::upstream::{Options, Reports};
@@ -199,11 +200,19 @@ mod tests {
         }
     }
 
-    /// How a request ends where nobody listens.
-    fn refused_by_all(fleet: usize, retries: u32) -> Option<Cause> {
+    fn at(index: usize) -> SocketAddr {
+        SocketAddr::from(([10, 0, 1, index as u8], 80))
+    }
+
+    fn quiet_world() -> Rc<World> {
+        World::new(0, Network::default(), BufferOptions::default())
+    }
+
+    /// Makes a connection for a request, to a fleet of so many.
+    fn connection(world: &Rc<World>, fleet: usize, retries: u32) -> Result<BackendId, Cause> {
         let member = |index| Backend {
             id: BackendId::new(index).unwrap(),
-            address: SocketAddr::from(([10, 0, 1, index as u8], 80)).into(),
+            address: at(index).into(),
             authority: "sim".into(),
             weight: Weight::default(),
         };
@@ -218,7 +227,6 @@ mod tests {
             retry_hundredths_per_second: 100,
         };
         let (line, _heard) = mpsc::channel(16);
-        let world = World::new(0, Network::default(), BufferOptions::default());
         let backends = Backends::new(
             Sim::<true>(world.clone()),
             Arc::new(ArcSwap::from_pointee(snapshot)),
@@ -232,13 +240,22 @@ mod tests {
         let first = backends.pick(&tried, 0, |_, id| id).unwrap();
         let connecting = backends.connection(first, Reuse::Allowed, &mut tried, &deadline, 0);
         let connection = world.executor.block_on(connecting).unwrap();
+        let connection = connection.map(|upstream| upstream.backend);
+        if let Ok(backend) = connection {
+            backends.served(backend, 0);
+        }
         let (picked, done) = (&balancer.picked, &balancer.done);
         assert_eq!(
             picked.load(Ordering::Relaxed),
             done.load(Ordering::Relaxed),
             "{fleet} backends, {retries} retries"
         );
-        connection.err()
+        connection
+    }
+
+    /// How a request ends where nobody listens.
+    fn refused_by_all(fleet: usize, retries: u32) -> Option<Cause> {
+        connection(&quiet_world(), fleet, retries).err()
     }
 
     #[test]
@@ -248,5 +265,58 @@ mod tests {
         assert_eq!(refused_by_all(3, 2), Some(Cause::NoBackend));
         assert_eq!(refused_by_all(3, 9), Some(Cause::NoBackend));
         assert_eq!(refused_by_all(1, 0), Some(Cause::NoBackend));
+    }
+
+    /// How a request ends whose backend accepts from a moment on, how often that one has refused,
+    /// and when it ended.
+    fn lone(accepts_at_ms: Option<u64>, retries: u32) -> (Result<BackendId, Cause>, u64, u64) {
+        let world = quiet_world();
+        let host = world.bind(at(0));
+        host.dial.set(Dial::Refused);
+        if let Some(accepts_at_ms) = accepts_at_ms {
+            let inside = world.clone();
+            world.executor.spawn(async move {
+                inside.executor.sleep(accepts_at_ms).await;
+                host.dial.set(Dial::Accepted);
+            });
+        }
+        let ended = connection(&world, 1, retries);
+        let refused = world.faults.borrow().get("connect refused").copied();
+        (ended, refused.unwrap_or(0), world.executor.now_ms())
+    }
+
+    #[test]
+    fn a_lone_backend_has_three_tries_ten_milliseconds_apart() {
+        let backend = BackendId::new(0).unwrap();
+        let none = Err(Cause::NoBackend);
+        assert_eq!(lone(Some(5), 1), (Ok(backend), 1, 10));
+        assert_eq!(lone(Some(15), 1), (Ok(backend), 2, 20));
+        assert_eq!(lone(Some(25), 1), (none, 3, 20));
+        assert_eq!(lone(None, 9), (none, 3, 20));
+        assert_eq!(lone(Some(5), 0), (none, 1, 0), "no retries are no retries");
+    }
+
+    #[test]
+    fn where_there_is_another_nobody_waits() {
+        let world = quiet_world();
+        let _host = world.bind(at(1));
+        let ended = connection(&world, 2, 1);
+        assert_eq!(ended.err(), None);
+        assert_eq!(world.executor.now_ms(), 0);
+        assert_eq!(world.faults.borrow().get("connect refused"), Some(&1));
+        // Nor where it may not be asked, because the retries have run out.
+        let world = quiet_world();
+        assert_eq!(connection(&world, 3, 1).err(), Some(Cause::ConnectFailed));
+        assert_eq!(world.faults.borrow().get("connect refused"), Some(&2));
+        assert_eq!(world.executor.now_ms(), 0);
+    }
+
+    #[test]
+    fn the_last_of_several_is_tried_again_where_retries_are_left() {
+        let world = quiet_world();
+        assert_eq!(connection(&world, 2, 2).err(), Some(Cause::NoBackend));
+        // One try of the first, and three of the other.
+        assert_eq!(world.faults.borrow().get("connect refused"), Some(&4));
+        assert_eq!(world.executor.now_ms(), 20);
     }
 }

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{
-    Client, Engine, Origin, PATIENCE, Process, Proxy, Wire, address_in, answer, eventually, get,
-    now, ok, pause, refusing_address, reserved_address,
+    Client, Engine, Origin, PATIENCE, Process, Proxy, address_in, answer, eventually, now, ok,
+    refusing_address, reserved_address,
 };
 
 on_both_engines! {
@@ -18,7 +18,6 @@ on_both_engines! {
     http_checks_look_at_the_status,
     bad_answers_eject_and_time_readmits,
     without_any_backend_up_it_is_503_at_once,
-    a_lone_backend_that_comes_up_in_a_moment_is_waited_for,
     a_reset_get_goes_to_another_backend,
     a_reset_request_that_changes_something_does_not,
     a_5xx_goes_to_another_backend_where_that_is_asked_for,
@@ -198,32 +197,6 @@ fn without_any_backend_up_it_is_503_at_once(engine: Engine) {
     }
     drop(client);
     proxy.finish();
-}
-
-/// The second of its three tries comes 10 ms after the first.
-fn a_lone_backend_that_comes_up_in_a_moment_is_waited_for(engine: Engine) {
-    let (socket, address) = refusing_address();
-    let proxy = Proxy::start(engine, &["--backends", &address.to_string()]);
-    let mut client = Client::connect(proxy.address);
-    client.send(get("/"));
-    pause(Duration::from_millis(5));
-    socket.listen(16).expect("the socket is bound");
-    let serving = thread::spawn(move || {
-        let (stream, _) = socket.accept().expect("the proxy tries again");
-        let mut wire = Wire::new(stream.into());
-        wire.head().expect("a request");
-        wire.try_send(&ok(b"up")).expect("the proxy reads");
-        wire.drain_until_closed();
-    });
-    let response = client.response();
-    // Where the machine was busy for so long that all three tries were over, that is right too.
-    assert!([200, 503].contains(&response.head.status()));
-    if response.head.status() == 503 {
-        client.get("/").expect_status(200);
-    }
-    drop(client);
-    proxy.drain().expect_clean();
-    serving.join().expect("it served");
 }
 
 /// A backend that reads each request and closes without a word, and one that answers.
