@@ -199,6 +199,8 @@ mod tests {
 
     use super::*;
     use crate::config::{BackendConfig, Timeouts};
+    use crate::fleet::Checks;
+    use crate::health::{CheckRules, EjectRules};
     use crate::limits;
     use crate::worker::Mode;
 
@@ -234,6 +236,10 @@ mod tests {
         let config = config("-b 127.0.0.1");
         assert_eq!(config.timeouts, Timeouts::default());
         assert_eq!(config.retries, limits::RETRIES);
+        assert_eq!(config.health.checks, Some(Checks::default()));
+        assert_eq!(config.health.rules, CheckRules::default());
+        assert_eq!(config.health.eject, EjectRules::default());
+        assert_eq!(limits::EJECT_TIMES_MAX, 10, "as the help of --eject-time");
         assert_eq!(named(&config), [format!("0.0.0.0:{}", limits::PORT)]);
         assert_eq!(config.cores.workers, config.cores.processors.len());
     }
