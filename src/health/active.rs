@@ -124,3 +124,173 @@ fn refused(error: &io::Error) -> CheckFailure {
     let words = text.split(" (os error").next().unwrap_or(&text);
     CheckFailure::Connect(words.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, UnixListener};
+
+    use super::*;
+    use crate::balance::{BackendId, Weight};
+    use crate::io::UnixPath;
+
+    /// Longer than any check here takes whose end is not this.
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const REQUEST: &str = "GET /healthz HTTP/1.1\r\nHost: web:80\r\nUser-Agent: fastlb-check\r\n\
+                           Connection: close\r\n\r\n";
+
+    fn http() -> Check {
+        Check::Http {
+            path: "/healthz".to_owned(),
+            statuses: (200, 399),
+        }
+    }
+
+    fn backend(address: Address) -> Backend {
+        Backend {
+            id: BackendId::new(0).unwrap(),
+            address,
+            authority: "web:80".into(),
+            weight: Weight::default(),
+        }
+    }
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(work)
+    }
+
+    /// What is found out about a backend that does this with its connection, and what came of that.
+    fn asked<F: Future>(
+        check: &Check,
+        limit: Duration,
+        serve: impl FnOnce(TcpStream) -> F,
+    ) -> (News, F::Output) {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let backend = backend(listener.local_addr().unwrap().into());
+            let serving = async { serve(listener.accept().await.unwrap().0).await };
+            tokio::join!(check.ask(&backend, limit), serving)
+        })
+    }
+
+    /// Reads a request, answers and closes.
+    async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) -> String {
+        let mut request = vec![0; REQUEST.len()];
+        stream.read_exact(&mut request).await.unwrap();
+        stream.write_all(answer).await.unwrap();
+        String::from_utf8(request).unwrap()
+    }
+
+    #[test]
+    fn the_final_status_decides() {
+        let (passed, status) = (|| Ok(()), |status| Err(CheckFailure::Status(status)));
+        let broken = || Err(CheckFailure::Broken);
+        let table = [
+            ("HTTP/1.1 200 OK\r\n\r\n", passed()),
+            ("HTTP/1.0 399 Last\r\nA: b\r\n\r\nbody", passed()),
+            ("HTTP/1.1 404 Not Found\r\n\r\n", status(404)),
+            (
+                "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+                passed(),
+            ),
+            (
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
+                 HTTP/1.1 500 Internal Server Error\r\n\r\n",
+                status(500),
+            ),
+            ("HTTP/1.1 103 Early Hints\r\n\r\n", broken()),
+            ("HTTP/1.1 200 OK\r\nServer: x", broken()),
+            ("SSH-2.0-OpenSSH_9.2\r\n\r\n", broken()),
+            ("", broken()),
+        ];
+        for (bytes, expected) in table {
+            let serve = |stream| answer(stream, bytes.as_bytes());
+            let (news, request) = asked(&http(), PATIENCE, serve);
+            let expected = expected.map_or_else(News::CheckFailed, |()| News::CheckPassed);
+            assert_eq!(news, expected, "{bytes:?}");
+            assert_eq!(request, REQUEST);
+        }
+    }
+
+    #[test]
+    fn an_answer_in_pieces_is_one_answer() {
+        let (news, ()) = asked(&http(), PATIENCE, async |mut stream| {
+            for byte in b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n\r\n" {
+                stream.write_all(&[*byte]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            // The request is read, or closing would reset what was not.
+            stream.read_exact(&mut [0; REQUEST.len()]).await.unwrap();
+        });
+        assert_eq!(news, News::CheckPassed);
+    }
+
+    #[test]
+    fn a_head_without_an_end_is_not_read_for_ever() {
+        let (news, ()) = asked(&http(), PATIENCE, async |mut stream| {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
+            // Until the check closes.
+            while stream.write_all(b"And: another\r\n").await.is_ok() {}
+        });
+        assert_eq!(news, News::CheckFailed(CheckFailure::Broken));
+    }
+
+    #[test]
+    fn who_says_nothing_has_so_much_time() {
+        let limit = Duration::from_millis(50);
+        let (news, received) = asked(&http(), limit, async |mut stream| {
+            let mut received = Vec::new();
+            // Until the check closes, by a reset.
+            let _ = stream.read_to_end(&mut received).await;
+            received
+        });
+        assert_eq!(news, News::CheckFailed(CheckFailure::Timeout));
+        assert!(REQUEST.as_bytes().starts_with(&received));
+    }
+
+    #[test]
+    fn a_connection_is_enough_for_tcp_and_leaves_no_port_waiting() {
+        let (news, read) = asked(&Check::Tcp, PATIENCE, async |mut stream| {
+            stream.read(&mut [0]).await.map_err(|error| error.kind())
+        });
+        assert_eq!(news, News::CheckPassed);
+        assert_eq!(read, Err(io::ErrorKind::ConnectionReset));
+    }
+
+    #[test]
+    fn a_refusal_is_named_as_the_kernel_names_it() {
+        let refusing = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let refusing = refusing.unwrap();
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        refusing.bind(&address.into()).unwrap();
+        let address = refusing.local_addr().unwrap().as_socket().unwrap();
+        let news = run(Check::Tcp.ask(&backend(address.into()), PATIENCE));
+        let failure = CheckFailure::Connect("connection refused".to_owned());
+        assert_eq!(news, News::CheckFailed(failure));
+    }
+
+    #[test]
+    fn a_unix_socket_is_asked_alike() {
+        let path = std::env::temp_dir().join(format!("fastlb-check-{}", std::process::id()));
+        let backend = backend(Address::Unix(
+            UnixPath::new(path.to_str().unwrap()).unwrap(),
+        ));
+        let gone = || CheckFailure::Connect("no such file or directory".to_owned());
+        for check in [Check::Tcp, http()] {
+            run(async {
+                let listener = UnixListener::bind(&path).unwrap();
+                let serving = async {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    if check != Check::Tcp {
+                        answer(stream, b"HTTP/1.1 200 OK\r\n\r\n").await;
+                    }
+                };
+                let (news, ()) = tokio::join!(check.ask(&backend, PATIENCE), serving);
+                assert_eq!(news, News::CheckPassed);
+                std::fs::remove_file(&path).unwrap();
+                let news = check.ask(&backend, PATIENCE).await;
+                assert_eq!(news, News::CheckFailed(gone()));
+            });
+        }
+    }
+}
