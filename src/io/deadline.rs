@@ -237,12 +237,18 @@ pub struct Expired;
 impl Deadline {
     /// Begins a wait that may take this long; `None` is for ever. What expired before is forgotten.
     pub fn set(&self, timeout: Option<Duration>) {
-        self.start(timeout, false);
+        self.start(self.now_ms(), timeout, false);
     }
 
     /// As [`Deadline::set`], for a wait that a drain ends at once.
     pub fn set_interruptible(&self, timeout: Option<Duration>) {
-        self.start(timeout, true);
+        self.start(self.now_ms(), timeout, true);
+    }
+
+    /// As [`Deadline::set_interruptible`], for a wait that began at `since_ms`. It ends with the
+    /// next tick where its time is over already.
+    pub fn set_interruptible_since(&self, since_ms: u64, timeout: Option<Duration>) {
+        self.start(since_ms, timeout, true);
     }
 
     /// Waits for `future`, until the deadline.
@@ -276,12 +282,12 @@ impl Deadline {
         (!is_over).then(|| Duration::from_millis(end_ms.saturating_sub(self.now_ms())))
     }
 
-    fn start(&self, timeout: Option<Duration>, interruptible: bool) {
+    fn start(&self, since_ms: u64, timeout: Option<Duration>, interruptible: bool) {
         let mut slots = self.wheel.0.slots.borrow_mut();
         let due_ms = timeout.map_or(NEVER, |timeout| {
             // The clock may be a tick behind; late by a tick is fine, early is not.
             let timeout_ms = timeout.as_millis() as u64;
-            let due_ms = self.wheel.now_ms().saturating_add(timeout_ms);
+            let due_ms = since_ms.saturating_add(timeout_ms);
             due_ms.saturating_add(limits::TICK_MS)
         });
         let entry = &mut slots.entries[self.key];

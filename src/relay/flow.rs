@@ -255,9 +255,10 @@ struct Vigil<'a, P> {
     deadline: &'a Deadline,
     progress: P,
     limit: Option<Duration>,
-    /// The progress at the first of the looks that found no other.
+    /// The progress that no look has found to have changed.
     seen: u64,
-    looks: u32,
+    /// When it was first seen.
+    since_ms: u64,
 }
 
 impl<'a, P: Fn() -> u64> Vigil<'a, P> {
@@ -268,7 +269,7 @@ impl<'a, P: Fn() -> u64> Vigil<'a, P> {
             progress,
             limit: None,
             seen: 0,
-            looks: 0,
+            since_ms: 0,
         }
     }
 
@@ -286,8 +287,8 @@ impl<'a, P: Fn() -> u64> Vigil<'a, P> {
                 self.begin();
                 continue;
             }
-            self.looks += 1;
-            if self.looks >= limits::TCP_IDLE_LOOKS {
+            let is_open = |limit| self.deadline.left(self.since_ms, limit).is_some();
+            if self.deadline.is_cut() || limit.is_some_and(|limit| !is_open(limit)) {
                 return Poll::Ready(());
             }
             self.wait();
@@ -296,13 +297,18 @@ impl<'a, P: Fn() -> u64> Vigil<'a, P> {
 
     fn begin(&mut self) {
         self.seen = (self.progress)();
-        self.looks = 0;
+        self.since_ms = self.deadline.now_ms();
         self.wait();
     }
 
+    /// Waits for the next look. Each counts from the first, or all of them were late by a tick.
     fn wait(&self) {
-        let look = self.limit.map(|limit| limit / limits::TCP_IDLE_LOOKS);
-        self.deadline.set_interruptible(look);
+        let next = self.limit.map(|limit| {
+            let mut looks = (1..limits::TCP_IDLE_LOOKS).map(|n| limit * n / limits::TCP_IDLE_LOOKS);
+            let is_to_come = |look: &_| self.deadline.left(self.since_ms, *look).is_some();
+            looks.find(is_to_come).unwrap_or(limit)
+        });
+        self.deadline.set_interruptible_since(self.since_ms, next);
     }
 }
 
@@ -429,6 +435,65 @@ mod tests {
     fn a_reset_is_passed_on_also_where_a_send_is_told_of_it() {
         assert!(client_is_reset(false), "half an answer looks whole");
         assert!(!client_is_reset(true), "a whole answer looks cut");
+    }
+
+    /// How a flow ends in which nobody says a word, and after how many milliseconds.
+    fn silent(options: FlowOptions, draining: bool) -> (FlowEnd, u64) {
+        let world = World::new(0, Network::default(), BufferOptions::default());
+        let io = Sim::<true>(world.clone());
+        let addresses = [1, 2].map(|host| SocketAddr::from(([10, 0, 0, host], 80)));
+        let [front, back] = addresses.map(|address| world.bind(address));
+        let wheel = Wheel::default();
+        let (ticking, ticks) = (world.clone(), wheel.clone());
+        world.executor.spawn(async move {
+            loop {
+                ticking.executor.sleep(limits::TICK_MS).await;
+                ticks.advance(ticking.executor.now_ms());
+            }
+        });
+        let joining = async {
+            let _client = world.clone().visit(addresses[0]).await.unwrap();
+            let uplink = io.connect(&addresses[1].into()).await.unwrap();
+            let (downlink, _backend) = (front.next().await.unwrap(), back.next().await.unwrap());
+            // Between two ticks.
+            world.executor.sleep(limits::TICK_MS * 3 / 2).await;
+            let flow = Flow {
+                client: &mut Stream::new(io.clone(), downlink),
+                backend: &mut Stream::new(io.clone(), uplink),
+                greeting: Parcel::default(),
+                heard: &|| (),
+                deadline: &wheel.deadline(),
+                wheel: &wheel,
+                options: &options,
+            };
+            let begin_ms = world.executor.now_ms();
+            let end = flow.run(|| draining).await;
+            (end, world.executor.now_ms() - begin_ms)
+        };
+        world.executor.block_on(joining).unwrap()
+    }
+
+    #[test]
+    fn a_silent_flow_ends_in_time() {
+        // The first is what an idle flow has of a drain time-out of one second.
+        for (limit_ms, draining) in [(500, true), (1_000, false), (100, false), (0, true)] {
+            let limit = Duration::from_millis(limit_ms);
+            let options = FlowOptions {
+                idle_timeout: Some(limit),
+                drain_idle: limit,
+                ..OPTIONS
+            };
+            let expected = if draining {
+                FlowEnd::Drained
+            } else {
+                FlowEnd::Idle
+            };
+            let (end, took_ms) = silent(options, draining);
+            assert_eq!(end, expected, "{limit:?}");
+            // The clock is late by up to a tick, and the wheel by another.
+            let in_time = limit_ms..=limit_ms + 2 * limits::TICK_MS;
+            assert!(in_time.contains(&took_ms), "{limit:?}: {took_ms} ms");
+        }
     }
 
     #[test]

@@ -238,12 +238,14 @@ fn patience(party: &Party, peer: &Party, scenario: &Scenario) -> (u64, u64) {
     } else {
         0
     };
-    let looks = u64::from(limits::TCP_IDLE_LOOKS);
-    let look_ms = most_ms / looks + 2 * limits::TICK_MS + late_ms;
+    // The look that first finds it still, and the last one, come as late as any deadline.
+    let look_ms = most_ms / u64::from(limits::TCP_IDLE_LOOKS);
+    let looks_late_ms = 2 * (2 * limits::TICK_MS + late_ms);
     let in_flight_ms = 4 * scenario.network.delay_ms_max;
     (
-        least_ms.saturating_sub(early_ms),
-        (looks + 1) * look_ms + in_flight_ms,
+        // What a party reads late may have been taken over for it before.
+        least_ms.saturating_sub(early_ms + in_flight_ms),
+        most_ms + look_ms + looks_late_ms + in_flight_ms,
     )
 }
 
