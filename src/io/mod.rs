@@ -145,8 +145,8 @@ pub trait Io: Clone + 'static {
     /// is the end of the stream, `None` that nothing has come. Does not wait.
     ///
     /// # Errors
-    /// Those of splice(2); `Unsupported` where the call is refused here: no byte was moved, and
-    /// bytes are to be copied.
+    /// Those of splice(2); `Unsupported` where the call is refused here, or what has come does not
+    /// go through a pipe: no byte was moved, and bytes are to be copied.
     fn splice_in(
         &self,
         from: &Self::Socket,

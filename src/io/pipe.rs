@@ -36,13 +36,23 @@ impl Pipe {
 
     /// Moves what has come to `socket` into the empty pipe, at most `most` bytes; 0 is the end of
     /// the stream, `WouldBlock` means that nothing has come, `Unsupported` that the call is refused
-    /// here and nothing was moved.
+    /// here, or cannot have what has come, and nothing was moved.
     pub(super) fn fill(&mut self, socket: &impl AsRawFd, most: usize) -> io::Result<usize> {
         // A pipe is full by slots and not by bytes: only of an empty one is it known that it is
         // not the pipe that takes nothing.
         debug_assert_eq!(self.held, 0, "a pipe is emptied before it is filled again");
         let ends = self.ends.as_ref().expect("present until the drop");
-        let moved = sys::splice(socket, &ends.write, most.min(ends.bytes));
+        let splice = || sys::splice(socket, &ends.write, most.min(ends.bytes));
+        let is_nothing = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        let mut moved = splice();
+        if moved.as_ref().is_err_and(is_nothing) && sys::is_readable(socket) {
+            // It has come since then, or urgent data is in the way, which only a receive steps
+            // over. The kernel says the same of that and of nothing.
+            moved = splice();
+            if moved.as_ref().is_err_and(is_nothing) {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+        }
         self.held = moved.map_err(|error| self.home.note_refusal(error))?;
         Ok(self.held)
     }

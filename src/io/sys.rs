@@ -189,14 +189,24 @@ pub(super) fn acknowledged(socket: &impl AsRawFd) -> u64 {
 pub(super) fn is_lost(socket: &impl AsRawFd) -> bool {
     // Of these the kernel tells unasked. A FIN alone is neither.
     const LOST: libc::c_short = libc::POLLERR | libc::POLLHUP;
+    look(socket, 0) & LOST != 0
+}
+
+/// Whether a receive would bring something, the end of the stream or an error included.
+pub(super) fn is_readable(socket: &impl AsRawFd) -> bool {
+    look(socket, libc::POLLIN) != 0
+}
+
+/// Which of `events`, and of those that the kernel tells of unasked, have come.
+fn look(socket: &impl AsRawFd, events: libc::c_short) -> libc::c_short {
     let mut look = libc::pollfd {
         fd: socket.as_raw_fd(),
-        events: 0,
+        events,
         revents: 0,
     };
     // SAFETY: the kernel writes to one entry, which outlives the call.
     let found = unsafe { libc::poll(&raw mut look, 1, 0) };
-    found > 0 && look.revents & LOST != 0
+    if found > 0 { look.revents } else { 0 }
 }
 
 /// Bytes that lie in the queue of the peer of a Unix socket. The kernel frees them by whole pieces

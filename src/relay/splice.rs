@@ -37,28 +37,29 @@ pub(super) async fn splice<I: Io>(
     let turn = limits::RELAY_TURN_BYTES_MAX;
     let most = usize::try_from(most).map_or(turn, |most| most.min(turn));
     pace.begins();
-    while let Err(stop) = from.readable(pace.deadline).await {
-        pace.goes_on(stop, || from.io.is_lost(to))?;
-    }
-    let Some(mut pipe) = from.io.pipe() else {
-        return Ok(Batch::Copy);
-    };
-    match from.io.splice_in(&from.socket, &mut pipe, most) {
-        Ok(Some(0)) => Ok(Batch::End),
-        Ok(Some(moved)) => {
-            took(moved);
-            pace.came(moved);
-            empty(&from.io, pipe, to, pace).await?;
-            Ok(Batch::Moved)
+    let (moved, pipe) = loop {
+        while let Err(stop) = from.readable(pace.deadline).await {
+            pace.goes_on(stop, || from.io.is_lost(to))?;
         }
-        // Ready, and yet nothing there for a pipe: urgent data is in the way, which only a receive
-        // steps over.
-        Ok(None) => Ok(Batch::Copy),
-        // The call is forbidden here, which is no fault of the source. Not so any other error:
-        // the kernel tells of a reset once, and a receive would find a clean end.
-        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(Batch::Copy),
-        Err(_) => Err(RelayEnd::SourceLost),
-    }
+        let Some(mut pipe) = from.io.pipe() else {
+            return Ok(Batch::Copy);
+        };
+        match from.io.splice_in(&from.socket, &mut pipe, most) {
+            Ok(Some(0)) => return Ok(Batch::End),
+            Ok(Some(moved)) => break (moved, pipe),
+            // That it was ready was news of bytes that the batch before has taken.
+            Ok(None) => {}
+            // The call is forbidden here, or urgent data is in the way, which is no fault of the
+            // source. Not so any other error: the kernel tells of a reset once, and a receive would
+            // find a clean end.
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(Batch::Copy),
+            Err(_) => return Err(RelayEnd::SourceLost),
+        }
+    };
+    took(moved);
+    pace.came(moved);
+    empty(&from.io, pipe, to, pace).await?;
+    Ok(Batch::Moved)
 }
 
 /// Sends all that is in the pipe, unless the peer takes nothing for too long.
@@ -107,8 +108,65 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::io::BufferOptions;
     use crate::io::sim::{Network, Sim, World};
+    use crate::io::{
+        self as engine, BufferOptions, ChunkSize, Epoll, Expect, Parcel, Uring, Wheel,
+    };
+    use crate::relay::Traffic;
+
+    async fn pair<I: Io>(io: &I) -> (I::Socket, I::Socket) {
+        let socket = engine::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = engine::local_address(&socket).unwrap().into();
+        let listener = io.listener(socket).unwrap();
+        let (ours, theirs) = tokio::join!(io.connect(&address), io.accept(&listener));
+        (ours.unwrap(), theirs.unwrap().0)
+    }
+
+    /// Sends a message, has it spliced, and receives it, time and again; the next wait begins
+    /// before the next message comes.
+    fn stays_spliced<I: Io>() {
+        const MESSAGE: [u8; limits::SPLICE_BATCH_BYTES_MIN] = [b'x'; _];
+        let exchange = async |io: I| {
+            let ((client, from), (to, backend)) = (pair(&io).await, pair(&io).await);
+            let (mut from, traffic) = (Stream::new(io.clone(), from), Traffic::default());
+            let pace = Pace {
+                deadline: &Wheel::default().deadline(),
+                idle: None,
+                traffic: &traffic,
+            };
+            for round in 0..20 {
+                let mut taken = 0;
+                let splicing = async {
+                    while taken < MESSAGE.len() {
+                        let batch = splice(|bytes| taken += bytes, &mut from, &to, u64::MAX, pace);
+                        assert_eq!(batch.await, Ok(Batch::Moved), "round {round}");
+                    }
+                };
+                let talking = async {
+                    // What was ready before is looked at by then.
+                    io.sleep(Duration::from_millis(5)).await;
+                    let mut parcel = Parcel::default();
+                    parcel.lead.extend_from_slice(&MESSAGE);
+                    io.send(&client, parcel).await.0.unwrap();
+                    let mut heard = 0;
+                    while heard < MESSAGE.len() {
+                        let chunk = io.recv(&backend, ChunkSize::Large, Expect::Now).await;
+                        heard += chunk.unwrap().unwrap().bytes().len();
+                    }
+                };
+                tokio::join!(splicing, talking);
+            }
+        };
+        I::run(BufferOptions::default(), exchange).unwrap();
+    }
+
+    #[test]
+    fn a_flow_that_keeps_up_with_its_source_stays_spliced() {
+        stays_spliced::<Epoll>();
+        if engine::probe().is_ok() {
+            stays_spliced::<Uring>();
+        }
+    }
 
     #[test]
     fn room_that_is_none_is_not_asked_for_all_the_time() {

@@ -46,7 +46,7 @@ pub(crate) async fn pair<I: Io>(io: &I) -> (I::Socket, I::Socket) {
     (ours.unwrap(), theirs.unwrap().0)
 }
 
-fn listener<I: Io>(io: &I) -> (I::Listener, Address) {
+pub(crate) fn listener<I: Io>(io: &I) -> (I::Listener, Address) {
     let socket = io::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = io::local_address(&socket).unwrap();
     (io.listener(socket).unwrap(), address.into())

@@ -1,15 +1,18 @@
 //! Readiness and pipes: waits that are dropped, bytes that go past memory, turns for everybody.
 
 use std::cell::Cell;
+use std::io::{ErrorKind, Write};
+use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::Duration;
 
 use fastlb::io::{BufferOptions, ChunkSize, Expect, Io};
 use fastlb::limits;
+use socket2::SockRef;
 use tokio::task::spawn_local;
 
 use crate::on_both_engines;
-use crate::operations::{begin, pair, parcel, run, until};
+use crate::operations::{begin, listener, pair, parcel, run, until};
 
 on_both_engines!(
     types:
@@ -18,6 +21,7 @@ on_both_engines!(
     room_comes_when_the_peer_reads,
     what_is_spliced_arrives,
     nothing_there_is_nothing_moved,
+    urgent_data_is_not_taken_for_nothing,
     pipes_run_out_come_home_and_are_closed,
     a_pipe_dropped_with_bytes_in_it_is_closed,
     who_splices_lets_others_have_their_turn,
@@ -151,6 +155,31 @@ fn nothing_there_is_nothing_moved<I: Io>() {
         io.readable(&theirs).await.unwrap();
         assert_eq!(io.splice_in(&theirs, &mut pipe, 3).unwrap(), Some(3));
         assert_eq!(pipe.held(), 3);
+    });
+}
+
+/// Nobody sends more, so who waits for that waits for ever.
+fn urgent_data_is_not_taken_for_nothing<I: Io>() {
+    run(BufferOptions::default(), async |io: I| {
+        let (listener, address) = listener(&io);
+        let mut client = TcpStream::connect(address.internet().unwrap()).unwrap();
+        let theirs = io.accept(&listener).await.unwrap().0;
+        client.write_all(b"before").unwrap();
+        SockRef::from(&client).send_out_of_band(b"!").unwrap();
+        client.write_all(b"behind").unwrap();
+        io.readable(&theirs).await.unwrap();
+        let mut pipe = io.pipe().unwrap();
+        assert_eq!(io.splice_in(&theirs, &mut pipe, 100).unwrap(), Some(6));
+        io.readable(&theirs).await.unwrap();
+        let mut pipe = io.pipe().unwrap();
+        let error = io.splice_in(&theirs, &mut pipe, 100).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let chunk = io.recv(&theirs, ChunkSize::Small, Expect::Now).await;
+        assert_eq!(chunk.unwrap().unwrap().bytes(), b"behind");
+        // It goes through a pipe again behind that.
+        client.write_all(b"more").unwrap();
+        io.readable(&theirs).await.unwrap();
+        assert_eq!(io.splice_in(&theirs, &mut pipe, 100).unwrap(), Some(4));
     });
 }
 
