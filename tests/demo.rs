@@ -12,14 +12,21 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 /// Longest time that anything here may take before the test has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Most lines of a demo that are looked through for one: those of a minute.
+const LINES_MAX: usize = 90;
 
 /// Pause between two looks at something that tells nobody when it changes.
 const POLL: Duration = Duration::from_millis(5);
 
 const HELLO: &str = "/api/v1/hello";
+
+/// The workers of a demo, unless it is told how many.
+const WORKERS: [&str; 3] = ["worker-1", "worker-2", "worker-3"];
 
 #[test]
 fn a_worker_answers_what_it_is_asked() {
@@ -123,7 +130,7 @@ fn a_demo_shows_its_workers_and_leaves_none_behind() {
     let mut demo = Demo::start(&args);
     let first = demo.line("engine ");
     assert!(first.contains("curl http://127.0.0.1:"), "{first}");
-    for name in ["worker-1", "worker-2", "worker-3"] {
+    for name in WORKERS {
         let line = demo.line(name);
         assert!(line.contains(": running, up, requests "), "{line}");
     }
@@ -170,15 +177,48 @@ fn a_demo_that_is_killed_leaves_no_worker_behind() {
 }
 
 #[test]
-fn a_worker_that_dies_is_shown_as_dead_and_started_again() {
+fn a_worker_that_dies_is_shown_as_dead_and_down_and_started_again() {
     let mut demo = Demo::start(&["--port", "0", "--rate", "0", "--cores", "1"]);
-    demo.line("worker-3");
+    let lines = WORKERS.map(|name| demo.line(name));
     let victim = *demo.workers().first().unwrap();
+    let name = name_of(victim);
+    let line = lines.iter().find(|line| line.contains(&name)).unwrap();
     kill("KILL", victim);
-    demo.line(": killed (9), ");
-    demo.line(": running (start 2), up, requests 0,");
-    assert_eq!(demo.workers().len(), 3);
+    // While somebody else has its port it cannot come back.
+    let port = hold(address_after(line, &name));
+    demo.line_with(&[&name, ": killed (9), "]);
+    demo.line_with(&[&name, ", down, "]);
+    drop(port);
+    let back = demo.line_with(&[&name, ": running (start ", ", up, requests 0,"]);
+    assert_eq!(demo.workers().len(), 3, "{back}");
     demo.process.signal("TERM");
+    assert!(demo.process.wait().success());
+}
+
+#[test]
+fn a_worker_whose_answers_are_bad_is_shown_as_ejected() {
+    let quiet = ["--port", "0", "--rate", "0", "--cores", "1"];
+    let bad = ["--failure", "100", "--avg-delay", "0ms"];
+    let mut demo = Demo::start(&[&quiet[..], &bad].concat());
+    let url = demo
+        .line("engine ")
+        .split_once("curl http://")
+        .unwrap()
+        .1
+        .to_owned();
+    let address = url.split_once('/').unwrap().0.parse().unwrap();
+    // Five in a row from each, of which one is enough.
+    for _ in 0..5 * WORKERS.len() {
+        assert_eq!(get(connect(address), HELLO).0, 500);
+    }
+    demo.line(": running, ejected, requests ");
+    // All are bad, and a part of them is left.
+    let lines = WORKERS.map(|name| demo.line(name));
+    let count = |part| lines.iter().filter(|line| line.contains(part)).count();
+    assert_eq!((count(", ejected, "), count(", up, ")), (1, 2), "{lines:?}");
+    demo.process.signal("TERM");
+    demo.line("HEALTH");
+    demo.line(" ejected ");
     assert!(demo.process.wait().success());
 }
 
@@ -229,22 +269,12 @@ impl Worker {
     }
 
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
+        connect(self.address)
     }
 
     /// The status and the body.
     fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = self.connect();
-        send(&mut stream, path);
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (
-            head.split(' ').nth(1).unwrap().parse().unwrap(),
-            body.to_owned(),
-        )
+        get(self.connect(), path)
     }
 
     fn wait_for_in_flight(&self, count: u64) {
@@ -272,13 +302,19 @@ impl Demo {
 
     /// The next line that has `part` in it.
     fn line(&self, part: &str) -> String {
-        loop {
+        self.line_with(&[part])
+    }
+
+    /// The next line that has all the `parts` in it.
+    fn line_with(&self, parts: &[&str]) -> String {
+        for _ in 0..LINES_MAX {
             match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) if line.contains(part) => return line,
+                Ok(line) if parts.iter().all(|part| line.contains(part)) => return line,
                 Ok(_) => {}
-                Err(error) => panic!("no line with {part:?}: {error}"),
+                Err(error) => panic!("no line with {parts:?}: {error}"),
             }
         }
+        panic!("no line with {parts:?} among {LINES_MAX}");
     }
 
     /// The ids of the processes that it started.
@@ -322,6 +358,24 @@ fn fastlb(args: &[&str]) -> Command {
     command
 }
 
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// The status and the body.
+fn get(mut stream: TcpStream, path: &str) -> (u16, String) {
+    send(&mut stream, path);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (
+        head.split(' ').nth(1).unwrap().parse().unwrap(),
+        body.to_owned(),
+    )
+}
+
 fn send(stream: &mut TcpStream, path: &str) {
     let request = format!("GET {path} HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
@@ -332,6 +386,29 @@ fn kill(signal: &str, id: u32) {
         .args(["-s", signal, &id.to_string()])
         .status();
     assert!(status.unwrap().success());
+}
+
+/// What the demo calls the worker that is this process.
+fn name_of(id: u32) -> String {
+    let arguments = fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap();
+    let mut arguments = arguments.split('\0').skip_while(|word| *word != "--id");
+    arguments.nth(1).unwrap().to_owned()
+}
+
+/// Takes an address as soon as nobody has it, and does not listen there.
+fn hold(address: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    wait_until("the address is free", || {
+        socket.bind(&address.into()).is_ok()
+    });
+    socket
+}
+
+/// The address that follows `word`, with its colon behind.
+fn address_after(line: &str, word: &str) -> SocketAddr {
+    let rest = line.split_once(word).unwrap().1;
+    let address = rest.split_whitespace().next().unwrap();
+    address.trim_end_matches(':').parse().unwrap()
 }
 
 /// The number that follows `word`.

@@ -281,11 +281,11 @@ mod tests {
     use super::{Counters, Heading, Row, latency, picture, plain, span, table};
 
     fn rows() -> Vec<Row> {
-        let row = |number: u16, process: &str, requests, failures, latency_us, rate| Row {
+        let row = |number: u16, states: [&str; 2], requests, failures, latency_us, rate| Row {
             name: format!("worker-{number}"),
             address: format!("127.0.0.1:4000{number}"),
-            process: process.to_owned(),
-            health: "up".to_owned(),
+            process: states[0].to_owned(),
+            health: states[1].to_owned(),
             counters: Counters {
                 requests,
                 failures,
@@ -294,9 +294,9 @@ mod tests {
             rate,
         };
         vec![
-            row(1, "running", 1200, 12, 24_480_000, 7.0),
-            row(2, "running", 600, 0, 480_000, 6.6),
-            row(3, "killed (9)", 0, 0, 0, 0.0),
+            row(1, ["running", "up"], 1200, 12, 24_480_000, 7.0),
+            row(2, ["running", "ejected"], 600, 0, 480_000, 6.6),
+            row(3, ["killed (9)", "down"], 0, 0, 0, 0.0),
         ]
     }
 
@@ -311,18 +311,18 @@ mod tests {
     #[test]
     fn columns_are_aligned_and_summed() {
         let expected = "\
-BACKEND   ADDRESS          PROCESS     HEALTH  REQUESTS   SHARE  FAILURES  LATENCY   NOW
-worker-1  127.0.0.1:40001  running     up          1200   66.7%        12  20.4 ms   7/s
-worker-2  127.0.0.1:40002  running     up           600   33.3%         0   800 us   7/s
-worker-3  127.0.0.1:40003  killed (9)  up             0    0.0%         0        -   0/s
-all                                                1800  100.0%        12  13.9 ms  14/s";
+BACKEND   ADDRESS          PROCESS     HEALTH   REQUESTS   SHARE  FAILURES  LATENCY   NOW
+worker-1  127.0.0.1:40001  running     up           1200   66.7%        12  20.4 ms   7/s
+worker-2  127.0.0.1:40002  running     ejected       600   33.3%         0   800 us   7/s
+worker-3  127.0.0.1:40003  killed (9)  down            0    0.0%         0        -   0/s
+all                                                 1800  100.0%        12  13.9 ms  14/s";
         assert_eq!(table(&rows(), 100).join("\n"), expected);
     }
 
     #[test]
     fn a_narrow_table_leaves_out_the_less_telling_columns() {
         let titles = |width| table(&rows(), width)[0].split_whitespace().count();
-        assert_eq!([88, 87, 80, 79].map(titles), [9, 8, 8, 7]);
+        assert_eq!([89, 88, 81, 80].map(titles), [9, 8, 8, 7]);
         assert!(!table(&rows(), 80)[0].contains("SHARE"));
         assert_eq!(table(&rows(), 20)[0], "BACKEND   REQUESTS");
         assert_eq!(table(&rows(), 0)[0], "BACKEND   REQUESTS");
