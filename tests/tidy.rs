@@ -19,7 +19,6 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "admin",
             "fleet",
             "health/active",
-            "health/passive",
             "stats/store",
         ],
     ),

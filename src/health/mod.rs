@@ -1,7 +1,8 @@
 //! Who is alive: what is learnt from checks and from traffic, and what follows from it.
 //!
 //! `state` is the judge, a pure state machine over events and time. `active` asks the backends
-//! themselves. What traffic tells comes from the workers as values; see `upstream`.
+//! themselves. Passive checks have no file here: what traffic tells is noted on the path, in
+//! `upstream/report.rs`, and comes from the workers as values.
 
 pub mod active;
 pub mod state;
