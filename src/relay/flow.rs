@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::copy::{Half, Pace, RelayEnd, Traffic, relay};
+use super::copy::{Half, LOST_LOOK, Pace, RelayEnd, Traffic, relay};
 use super::stream::Stream;
 use crate::io::{Deadline, Io, Parcel, Wheel};
 use crate::limits;
@@ -124,7 +124,9 @@ impl<I: Io> Flow<'_, I> {
             options,
         };
         let links = (&downlink, &uplink);
-        let (end, answered) = directions.run(&io, links, vigil, is_draining).await;
+        let lookout = Lookout::new(wheel.deadline());
+        let ending = directions.run(&io, links, vigil, lookout, is_draining);
+        let (end, answered) = ending.await;
         let end = if wheel.is_cut() { FlowEnd::Cut } else { end };
         if !end.is_clean() {
             io.abort(&uplink);
@@ -180,6 +182,7 @@ where
         io: &I,
         (downlink, uplink): (&I::Socket, &I::Socket),
         mut vigil: Vigil<'_, impl Fn() -> u64>,
+        mut lookout: Lookout,
         is_draining: impl Fn() -> bool,
     ) -> (FlowEnd, bool) {
         let mut answered = false;
@@ -201,6 +204,9 @@ where
             if let Some(end) = self.end() {
                 return Poll::Ready(end);
             }
+            if lookout.sees(cx, self.may_be_stuck(), || io.is_lost(downlink)) {
+                return Poll::Ready(FlowEnd::ClientLost);
+            }
             let draining = is_draining();
             ready!(vigil.poll(cx, self.limit(draining)));
             // Who stands still with bytes in hand has not said all that he had to say.
@@ -215,6 +221,12 @@ where
 
     fn is_half_closed(&self) -> bool {
         self.upload.end.is_some() || self.download.end.is_some()
+    }
+
+    /// Whether bytes wait for somebody to take them, so that nothing may be received from the one
+    /// who sent them. After a FIN to the client its own would look like a loss.
+    fn may_be_stuck(&self) -> bool {
+        !self.is_half_closed() && !self.traffic.is_settled()
     }
 
     /// How long it may stand still as it is now.
@@ -248,6 +260,36 @@ where
 
 fn is_lost(end: Option<Result<(), RelayEnd>>) -> bool {
     matches!(end, Some(Err(_)))
+}
+
+/// Sees whether the client is still there while nothing is received from him, by looking now and
+/// then.
+struct Lookout {
+    deadline: Deadline,
+    looking: bool,
+}
+
+impl Lookout {
+    fn new(deadline: Deadline) -> Self {
+        let looking = false;
+        Self { deadline, looking }
+    }
+
+    /// Whether a look found that somebody `is_lost`. The looks go on for as long as there is `need`.
+    fn sees(&mut self, cx: &mut Context<'_>, need: bool, is_lost: impl Fn() -> bool) -> bool {
+        if need != self.looking {
+            self.looking = need;
+            self.deadline.set(need.then_some(LOST_LOOK));
+        }
+        let mut look = self.deadline.guard(pending::<()>());
+        while need && Pin::new(&mut look).poll(cx).is_ready() {
+            if self.deadline.is_cut() || is_lost() {
+                return !self.deadline.is_cut();
+            }
+            self.deadline.set(Some(LOST_LOOK));
+        }
+        false
+    }
 }
 
 /// Sees whether a flow stands still, by looking now and then whether anything moved.
