@@ -216,6 +216,7 @@ fn counters(server: &Server) -> Vec<Counters> {
     let counters = totals.backends.iter().map(|backend| Counters {
         requests: backend.requests,
         failures: backend.failures,
+        answered: backend.answered,
         latency_us: backend.latency_us,
     });
     counters.collect()

@@ -38,7 +38,9 @@ pub(super) struct Counters {
     pub(super) requests: u64,
     /// Those of them that failed.
     pub(super) failures: u64,
-    /// Microseconds that they took in all.
+    /// Those that were answered; the others are under way, or were lost.
+    pub(super) answered: u64,
+    /// Microseconds that these took in all.
     pub(super) latency_us: u64,
 }
 
@@ -230,6 +232,7 @@ fn sum(rows: &[Row]) -> Row {
         counters: Counters {
             requests: total(|counters| counters.requests),
             failures: total(|counters| counters.failures),
+            answered: total(|counters| counters.answered),
             latency_us: total(|counters| counters.latency_us),
         },
         rate: rows.iter().map(|row| row.rate).sum(),
@@ -249,9 +252,9 @@ fn share(counters: &Counters, all: &Counters) -> String {
     )
 }
 
-/// The average over all requests.
+/// The average over all requests that were answered: one that hangs is not fast.
 fn latency(counters: &Counters) -> String {
-    let Some(average_us) = counters.latency_us.checked_div(counters.requests) else {
+    let Some(average_us) = counters.latency_us.checked_div(counters.answered) else {
         return NONE.to_owned();
     };
     match average_us {
@@ -289,6 +292,7 @@ mod tests {
             counters: Counters {
                 requests,
                 failures,
+                answered: requests,
                 latency_us,
             },
             rate,
@@ -379,8 +383,9 @@ all                                                 1800  100.0%        12  13.9
     fn latencies_and_spans_have_the_unit_that_fits() {
         let of = |latency_us| {
             latency(&Counters {
-                requests: 1,
+                requests: 2,
                 failures: 0,
+                answered: 1,
                 latency_us,
             })
         };

@@ -276,6 +276,7 @@ impl<I: Io> Exchange<'_, I> {
         let backends = &gateway.backends;
         backends.answered(backend, answered.status, took_us);
         let counters = &gateway.counters.backends[backend.index()];
+        counters.answered.add(1);
         counters.latency_us.add(took_us);
         gateway.counters.count_response(answered.status);
         if answered.reusable && !self.progress.uploading.get() && !gateway.is_draining() {

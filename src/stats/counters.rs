@@ -79,6 +79,7 @@ pub struct BackendCounters {
     pub connect_failures: Counter,
     pub reused: Counter,
     pub replaced: Counter,
+    pub answered: Counter,
     pub latency_us: Counter,
 }
 
@@ -128,6 +129,7 @@ impl BackendCounters {
         totals.connect_failures += self.connect_failures.read();
         totals.reused += self.reused.read();
         totals.replaced += self.replaced.read();
+        totals.answered += self.answered.read();
         totals.latency_us += self.latency_us.read();
     }
 }

@@ -55,8 +55,11 @@ pub struct BackendTotals {
     pub reused: u64,
     /// Pooled connections that were found dead and replaced.
     pub replaced: u64,
-    /// Microseconds from the pick to the end of the response, summed over its requests; to the
-    /// connection where that is a TCP session, to the switch where it is a tunnel.
+    /// Requests whose response reached the client whole; connections of clients and tunnels that
+    /// have ended.
+    pub answered: u64,
+    /// Microseconds from the pick to the end of the response, summed over what was answered; to
+    /// the connection where that is a TCP session, to the switch where it is a tunnel.
     pub latency_us: u64,
 }
 

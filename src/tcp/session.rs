@@ -91,6 +91,7 @@ pub(crate) async fn join<I: Io>(
     };
     let end = flow.run(|| gateway.is_draining()).await;
     let counters = &gateway.counters.backends[backend.index()];
+    counters.answered.add(1);
     counters.latency_us.add(took_us);
     match end {
         FlowEnd::BackendLost => backends.failed(backend, Some(Fault::Broken)),
