@@ -63,6 +63,8 @@ pub const RETRIES_MAX: u32 = 16;
 pub const SAME_BACKEND_TRIES: u32 = 3;
 /// Time between them.
 pub const SAME_BACKEND_PAUSE_MS: u64 = 10;
+/// Time between two tries of a Unix socket whose queue is full, there being no other backend.
+pub const QUEUE_FULL_PAUSE_MS: u64 = 10;
 /// Requests that may be sent a second time after they reached a backend, in percent of all.
 pub const RETRY_BUDGET_PERCENT: u64 = 20;
 /// More of them each second, over all workers.

@@ -1,5 +1,6 @@
 //! Dialling a backend.
 
+use std::io;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -39,8 +40,20 @@ pub(super) enum DialError {
     /// It refused, or cannot be reached.
     Failed,
     TimedOut,
+    /// Its queue is full, which only a Unix socket says: of TCP the kernel would try again by
+    /// itself until there is room.
+    Full,
     /// There is no descriptor left for it.
     Exhausted,
+}
+
+/// What becomes of a dial that finds a full queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenFull {
+    /// It fails at once.
+    Fail,
+    /// It waits for room, until the deadline.
+    Wait,
 }
 
 impl From<Expired> for DialError {
@@ -49,10 +62,12 @@ impl From<Expired> for DialError {
     }
 }
 
-impl From<std::io::Error> for DialError {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for DialError {
+    fn from(error: io::Error) -> Self {
         if is_out_of_descriptors(&error) {
             Self::Exhausted
+        } else if is_full(&error) {
+            Self::Full
         } else {
             Self::Failed
         }
@@ -65,6 +80,7 @@ impl<I: Io> Backends<I> {
         &self,
         backend: BackendId,
         address: &Address,
+        when_full: WhenFull,
         deadline: &Deadline,
     ) -> Result<Box<Upstream<I>>, DialError> {
         let counters = &self.counters.backends[backend.index()];
@@ -75,6 +91,9 @@ impl<I: Io> Backends<I> {
                 // No descriptor left for us: an idle connection's is free a moment after.
                 Err(error) if is_out_of_descriptors(&error) && self.pool.shed() => {
                     deadline.guard(self.io.sleep(SHED_PAUSE)).await?;
+                }
+                Err(error) if is_full(&error) && when_full == WhenFull::Wait => {
+                    deadline.guard(self.io.sleep(FULL_PAUSE)).await?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -93,6 +112,12 @@ impl<I: Io> Backends<I> {
     }
 }
 
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// Time for a backend to take connections out of its queue.
+const FULL_PAUSE: Duration = Duration::from_millis(limits::QUEUE_FULL_PAUSE_MS);
 /// Time for a connection that was shed to be closed.
 const SHED_PAUSE: Duration = Duration::from_millis(limits::TICK_MS);
 
@@ -102,10 +127,11 @@ mod tests {
 
     #[test]
     fn what_one_backend_lacks_says_nothing_of_the_others() {
-        let dialled = |errno| DialError::from(std::io::Error::from_raw_os_error(errno));
+        let dialled = |errno| DialError::from(io::Error::from_raw_os_error(errno));
         assert_eq!(dialled(libc::EMFILE), DialError::Exhausted);
         // No address of its family here, or no port left that leads to it.
         assert_eq!(dialled(libc::EADDRNOTAVAIL), DialError::Failed);
         assert_eq!(dialled(libc::ECONNREFUSED), DialError::Failed);
+        assert_eq!(dialled(libc::EAGAIN), DialError::Full);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use super::Backends;
-use super::connect::{DialError, Upstream};
+use super::connect::{DialError, Upstream, WhenFull};
 use crate::balance::BackendId;
 use crate::health::Fault;
 use crate::http1::end::Cause;
@@ -54,7 +54,7 @@ impl<I: Io> Backends<I> {
         deadline: &Deadline,
         now_ms: u64,
     ) -> Result<Box<Upstream<I>>, Cause> {
-        let mut tries = 1;
+        let (mut tries, mut when_full) = (1, WhenFull::Fail);
         loop {
             let counters = &self.counters.backends[backend.index()];
             if reuse == Reuse::Allowed
@@ -64,7 +64,8 @@ impl<I: Io> Backends<I> {
                 return Ok(upstream);
             }
             let address = self.address(backend);
-            let failure = match self.dial(backend, &address, deadline).await {
+            let dialled = self.dial(backend, &address, when_full, deadline).await;
+            let failure = match dialled {
                 Ok(upstream) => return Ok(upstream),
                 Err(failure) => failure,
             };
@@ -77,8 +78,20 @@ impl<I: Io> Backends<I> {
                 self.failed(backend, None);
                 return Err(Cause::Exhausted);
             }
-            counters.connect_failures.add(1);
             let next = self.redispatch(backend, tried, now_ms);
+            if failure == DialError::Full {
+                // It has more to do than it can, which is no fault yet.
+                match next {
+                    Some(next) => {
+                        self.failed(backend, None);
+                        backend = next;
+                        self.counters.retries.add(1);
+                    }
+                    None => when_full = WhenFull::Wait,
+                }
+                continue;
+            }
+            counters.connect_failures.add(1);
             let again = failure == DialError::Failed && self.tries_again(tries, tried);
             if next.is_none() && again {
                 tries += 1;
@@ -88,6 +101,7 @@ impl<I: Io> Backends<I> {
             }
             self.failed(backend, Some(Fault::Connect));
             backend = next.ok_or_else(|| self.unreachable(failure, tried))?;
+            when_full = WhenFull::Fail;
             self.counters.retries.add(1);
         }
     }
@@ -210,6 +224,11 @@ mod tests {
 
     /// Makes a connection for a request, to a fleet of so many.
     fn connection(world: &Rc<World>, fleet: usize, retries: u32) -> Result<BackendId, Cause> {
+        counted(world, fleet, retries).0
+    }
+
+    /// As [`connection`], with the failures that backends were blamed for.
+    fn counted(world: &Rc<World>, fleet: usize, retries: u32) -> (Result<BackendId, Cause>, u64) {
         let member = |index| Backend {
             id: BackendId::new(index).unwrap(),
             address: at(index).into(),
@@ -227,16 +246,24 @@ mod tests {
             retry_hundredths_per_second: 100,
         };
         let (line, _heard) = mpsc::channel(16);
+        let counters = Arc::new(WorkerCounters::new(fleet));
         let backends = Backends::new(
             Sim::<true>(world.clone()),
             Arc::new(ArcSwap::from_pointee(snapshot)),
             balancer.clone(),
             options,
-            Arc::new(WorkerCounters::new(fleet)),
+            counters.clone(),
             Reports::new(line, fleet),
         );
-        let mut tried = Tried::default();
-        let deadline = Wheel::default().deadline();
+        let wheel = Wheel::default();
+        let (ticks, ticking) = (wheel.clone(), world.clone());
+        world.executor.spawn(async move {
+            loop {
+                ticking.executor.sleep(limits::TICK_MS).await;
+                ticks.advance(ticking.executor.now_ms());
+            }
+        });
+        let (mut tried, deadline) = (Tried::default(), wheel.deadline());
         let first = backends.pick(&tried, 0, |_, id| id).unwrap();
         let connecting = backends.connection(first, Reuse::Allowed, &mut tried, &deadline, 0);
         let connection = world.executor.block_on(connecting).unwrap();
@@ -250,7 +277,8 @@ mod tests {
             done.load(Ordering::Relaxed),
             "{fleet} backends, {retries} retries"
         );
-        connection
+        let failures = counters.backends.iter().map(|one| one.failures.read());
+        (connection, failures.sum())
     }
 
     /// How a request ends where nobody listens.
@@ -309,6 +337,32 @@ mod tests {
         assert_eq!(connection(&world, 3, 1).err(), Some(Cause::ConnectFailed));
         assert_eq!(world.faults.borrow().get("connect refused"), Some(&2));
         assert_eq!(world.executor.now_ms(), 0);
+    }
+
+    /// How a request ends whose first backend has a full queue until a moment, with the failures
+    /// that backends were blamed for, and when it ended.
+    fn full_until(room_ms: u64, fleet: usize) -> (Result<BackendId, Cause>, u64, u64) {
+        let world = quiet_world();
+        let hosts: Vec<_> = (0..fleet).map(|index| world.bind(at(index))).collect();
+        hosts[0].dial.set(Dial::Full);
+        let inside = world.clone();
+        world.executor.spawn(async move {
+            inside.executor.sleep(room_ms).await;
+            hosts[0].dial.set(Dial::Accepted);
+        });
+        let (ended, failures) = counted(&world, fleet, 2);
+        (ended, failures, world.executor.now_ms())
+    }
+
+    #[test]
+    fn a_full_queue_is_passed_by_or_waited_for() {
+        let [first, second] = [0, 1].map(|index| BackendId::new(index).unwrap());
+        assert_eq!(full_until(45, 1), (Ok(first), 0, 50));
+        assert_eq!(full_until(45, 2), (Ok(second), 0, 0));
+        // As long as a connection may take, and two ticks.
+        let (ended, failures, ended_ms) = full_until(5_000, 1);
+        assert_eq!((ended, failures), (Err(Cause::ConnectTimeout), 1));
+        assert!((1_000..=1_200).contains(&ended_ms), "{ended_ms} ms");
     }
 
     #[test]

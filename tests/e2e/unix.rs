@@ -12,8 +12,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::drain::serve_the_queue;
 use crate::support::{
-    Broken, Client, Engine, Folder, Framing, Origin, Pattern, Process, Proxy, answer, eventually,
-    get, now, ok, pause,
+    Broken, Client, Engine, Folder, Framing, Origin, PATIENCE, Pattern, Process, Proxy, Wire,
+    answer, eventually, get, now, ok, pause,
 };
 
 on_both_engines! {
@@ -21,6 +21,7 @@ on_both_engines! {
     a_request_without_host_is_for_localhost,
     a_backend_that_is_gone_is_passed_over,
     a_backend_whose_queue_is_full_is_passed_over,
+    a_full_queue_is_waited_for_where_there_is_no_other,
     two_workers_share_a_listener,
     a_client_has_no_address,
     unix_to_unix,
@@ -130,6 +131,30 @@ fn a_backend_whose_queue_is_full_is_passed_over(engine: Engine) {
     let took = asked.elapsed();
     assert!(took < Duration::from_secs(3), "it waited: {took:?}");
     drop((client, origin));
+    proxy.finish();
+}
+
+fn a_full_queue_is_waited_for_where_there_is_no_other(engine: Engine) {
+    let folder = Folder::new();
+    let full = folder.file("full");
+    let held = full_listener(&full);
+    let backend = format!("unix:{full}");
+    let proxy = Proxy::start(engine, &["--backends", &backend, "--eject-after", "1"]);
+    let mut client = Client::connect(proxy.address);
+    client.send(get("/"));
+    // Longer than one that refuses is tried again.
+    pause(Duration::from_millis(200));
+    let listener = &held[0];
+    let patient = listener.set_read_timeout(Some(PATIENCE));
+    patient.expect("the time is not zero");
+    let accept = || listener.accept().expect("somebody is in the queue").0;
+    // Those who filled it come first.
+    let fillers: Vec<Socket> = held[1..].iter().map(|_| accept()).collect();
+    let mut wire = Wire::new(accept().into());
+    wire.request().expect("the request comes");
+    wire.try_send(&ok(b"late")).expect("the proxy reads");
+    assert_eq!(client.response().expect_status(200).text(), "late");
+    drop((client, wire, fillers, held));
     proxy.finish();
 }
 

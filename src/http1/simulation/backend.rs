@@ -61,6 +61,7 @@ impl Backend {
                 Dial::Accepted,
                 Dial::Accepted,
                 Dial::Refused,
+                Dial::Full,
                 Dial::Silent,
                 Dial::Unreachable,
             ]);

@@ -11,10 +11,11 @@ use super::scenario::RETRIES_MAX;
 use crate::io::sim::{Fault, World};
 
 /// Why a backend may not have been reached.
-pub(super) const REFUSALS: [Fault; 3] = [
+pub(super) const REFUSALS: [Fault; 4] = [
     "connect refused",
     "connect unreachable",
     "connect not answered",
+    "connect finds a full queue",
 ];
 /// What may be missing here to reach one.
 pub(super) const SHORTAGE: Fault = "connect short of descriptors";
@@ -237,7 +238,8 @@ impl Ledger {
                 (if none { 503 } else { 502 }, had_reason)
             }
             "connection to the backend timed out" => {
-                (504, self.happened(&["connect not answered"]))
+                let silent = ["connect not answered", "connect finds a full queue"];
+                (504, self.happened(&silent))
             }
             "no descriptor left to reach a backend with" => (503, self.happened(&[SHORTAGE])),
             "backend closed" | "backend reset" => (502, self.may_be_lost(ask)),

@@ -16,6 +16,8 @@ use super::world::World;
 pub(crate) enum Dial {
     Accepted,
     Refused,
+    /// It finds no room in the queue.
+    Full,
     /// It is never answered.
     Silent,
     /// It fails after a while, as where a router says so.
@@ -124,6 +126,10 @@ impl World {
             Dial::Refused => {
                 self.count("connect refused");
                 return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            Dial::Full => {
+                self.count("connect finds a full queue");
+                return Err(io::Error::from_raw_os_error(libc::EAGAIN));
             }
             Dial::Silent => {
                 self.count("connect not answered");
