@@ -162,7 +162,8 @@ pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;
 pub const SPLICE_BATCH_BYTES_MIN: usize = 16 * 1024;
 /// Bytes of one direction that a worker moves before it turns to everybody else.
 pub const RELAY_TURN_BYTES_MAX: usize = 1024 * 1024;
-/// Pipes that a worker may have; each is two descriptors.
+/// Pipes that a worker may have; each is two descriptors. A slow reader has one until he has taken
+/// all that is in it, so as many of those leave none to the others, who copy meanwhile.
 pub const PIPES_MAX: usize = 16;
 /// Bytes that a pipe should have room for.
 pub const PIPE_BYTES: usize = 1024 * 1024;
