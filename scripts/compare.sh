@@ -13,6 +13,11 @@ readonly CLIENTS=64
 readonly IDLE_CONNECTIONS=8000
 readonly BULK_CLIENTS=16
 readonly BULK_BYTES=$((1024 * 1024))
+# The case beside: small requests at a rate that is little for anybody, beside flows of bulk.
+readonly BESIDE_RATE=2000
+readonly BESIDE_CLIENTS=16
+readonly BESIDE_FLOWS=8
+readonly BESIDE_BYTES=$((16 * 1024 * 1024))
 # Fleets of the case dead: backends that serve, backends that refuse.
 readonly FLEETS=("3 0" "100 0" "100 900")
 readonly WARM_UP_SECONDS=1
@@ -37,9 +42,10 @@ rounds go to DIR/rounds.jsonl, the machine and the versions to DIR/machine.json.
 
   --rounds N      interleaved rounds (default $rounds)
   --seconds S     seconds that each measurement lasts (default $seconds)
-  --cases LIST    of small, idle, direct, large, bulk, dead (default the first three); large is
+  --cases LIST    of small, idle, direct, large, bulk, dead, beside (default the first three); large is
                   HTTP with bodies of 1 MiB, bulk the same bytes through proxies that know only
-                  TCP, dead is small before fleets of which most backends refuse
+                  TCP, dead is small before fleets of which most backends refuse, beside the
+                  latency of a few small requests beside bulk (needs root and chrt)
   --only LIST     of ${PROXIES[*]} (default all)
   --congestion C  in a network namespace of its own, with this TCP congestion control (needs
                   root): the default of most kernels is cubic, one that paces (bbr) arms a timer
@@ -73,7 +79,7 @@ parse_flags() {
             --help | -h) usage; exit 0 ;;
             --rounds) rounds="$(positive "$@")"; shift 2 ;;
             --seconds) seconds="$(positive "$@")"; shift 2 ;;
-            --cases) cases=(); read_list cases "${2:-}" small idle direct large bulk dead; shift 2 ;;
+            --cases) cases=(); read_list cases "${2:-}" small idle direct large bulk dead beside; shift 2 ;;
             --only) subjects=(); read_list subjects "${2:-}" "${PROXIES[@]}"; shift 2 ;;
             --congestion)
                 [[ -n "${2:-}" ]] || fail "--congestion needs a name"
@@ -175,6 +181,7 @@ run_round() {
         if [[ "$subject" == floor ]]; then continue; fi
         if has_case large; then measure large "$subject" "$round"; fi
         if has_case bulk; then mode=tcp; measure bulk "$subject" "$round"; mode=http; fi
+        if has_case beside; then measure beside "$subject" "$round"; fi
         if has_case dead && [[ "$subject" == fastlb-* ]]; then measure_fleets "$subject" "$round"; fi
     done
 }
@@ -214,6 +221,35 @@ case_dead() {
     ((down >= refusing)) || fail "$subject found out $down of $refusing that refuse"
     drive "$WARM_UP_SECONDS" >/dev/null
     case_small "\"fleet\": \"$up up, $refusing refusing\","
+}
+
+# The latency of small requests alone and beside bulk. Their driver and the origins go before
+# everybody else on the core that they share with the bulk's driver: what is seen is the proxy's.
+case_beside() {
+    local alone beside flows index
+    for index in "${!backends[@]}"; do
+        chrt --fifo --all-tasks --pid 10 "$(pid_of "origin$((index + 1))")"
+    done
+    alone="$(pace)"
+    path="bytes/$BESIDE_BYTES" connections="$BESIDE_FLOWS" drive "$((seconds + 3))" \
+        >"$work/bulk.json" &
+    flows=$!
+    sleep 1
+    beside="$(pace)"
+    wait "$flows"
+    record "\"alone\": $alone, \"beside\": $beside, \"wrk\": $(<"$work/bulk.json")"
+    for index in "${!backends[@]}"; do
+        chrt --other --all-tasks --pid 0 "$(pid_of "origin$((index + 1))")"
+    done
+}
+
+# Sends small requests at a fixed rate and prints what became of them as JSON, on one line.
+pace() {
+    chrt --fifo 20 taskset -c "$DRIVER_CORE" "$bin/loadgen" --connections "$BESIDE_CLIENTS" \
+        --rate "$BESIDE_RATE" --duration "${seconds}s" --json "http://$address/" 2>/dev/null \
+        | python3 -c 'import json, sys
+result = json.load(sys.stdin)
+print(json.dumps({name: result[name] for name in ("latency_ms", "good", "failures")}))'
 }
 
 has_case() {

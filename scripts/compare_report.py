@@ -34,6 +34,7 @@ def main() -> int:
     print_small(by_subject(rounds, "small"), machine)
     print_bulk("Large: HTTP with bodies of 1 MiB", by_subject(rounds, "large"))
     print_bulk("Bulk: the same bytes in TCP mode", by_subject(rounds, "bulk"))
+    print_beside(by_subject(rounds, "beside"))
     print_fleets(by_subject(rounds, "dead"))
     print_idle(by_subject(rounds, "idle"))
     return 0
@@ -96,6 +97,33 @@ def print_bulk(title: str, subjects: dict[str, list[dict]]) -> None:
             remarks(lines),
         )
     print_ratios(subjects)
+
+
+def print_beside(subjects: dict[str, list[dict]]) -> None:
+    if not subjects:
+        return
+    print("\n## Beside: few small requests at a fixed rate, alone and beside bulk\n")
+    print_row("subject", "p50 alone ms", "p50 beside", "p99 alone ms", "p99 beside",
+              "p99 to alone", "bulk GB/s", "errors")
+    print_row("---", *["---:"] * 6, "---")
+    for name, lines in subjects.items():
+        def middle(which: str, percentile: str) -> float:
+            return median(line[which]["latency_ms"][percentile] for line in lines)
+        ratios = [line["beside"]["latency_ms"]["p99"] / line["alone"]["latency_ms"]["p99"]
+                  for line in lines]
+        failed = sum(sum(line[which]["failures"].values())
+                     for line in lines for which in ("alone", "beside"))
+        bulk = [line["wrk"]["bytes"] * 1e-3 / line["wrk"]["duration_us"] for line in lines]
+        print_row(
+            name,
+            f"{middle('alone', 'p50'):.2f}",
+            f"{middle('beside', 'p50'):.2f}",
+            f"{middle('alone', 'p99'):.2f}",
+            f"{middle('beside', 'p99'):.2f}",
+            f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            f"{median(bulk):.2f}",
+            failed,
+        )
 
 
 def print_fleets(subjects: dict[str, list[dict]]) -> None:

@@ -3,8 +3,8 @@
 function done(summary, latency, requests)
    local e = summary.errors
    io.write(string.format(
-      'JSON {"requests": %d, "duration_us": %d, "p50_us": %d, "p99_us": %d, "errors": ' ..
+      'JSON {"requests": %d, "bytes": %d, "duration_us": %d, "p50_us": %d, "p99_us": %d, "errors": ' ..
       '{"connect": %d, "read": %d, "write": %d, "timeout": %d, "status": %d}}\n',
-      summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+      summary.requests, summary.bytes, summary.duration, latency:percentile(50), latency:percentile(99),
       e.connect, e.read, e.write, e.timeout, e.status))
 end
