@@ -97,6 +97,7 @@ async fn get(
     sent.map_err(|_| CheckFailure::Broken)?;
     let mut bytes = Vec::with_capacity(limits::HEALTH_READ_BYTES);
     let mut scan = Scan::response();
+    let mut interim = 0;
     loop {
         let received = stream.read_buf(&mut bytes).await;
         if received.map_err(|_| CheckFailure::Broken)? == 0 {
@@ -112,6 +113,10 @@ async fn get(
                 return Ok(status);
             }
             // An interim response; the final one follows.
+            interim += 1;
+            if interim > limits::INTERIM_RESPONSES_MAX {
+                return Err(CheckFailure::Broken);
+            }
             bytes.drain(..span.end);
             scan = Scan::response();
         }
@@ -231,6 +236,16 @@ mod tests {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
             // Until the check closes.
             while stream.write_all(b"And: another\r\n").await.is_ok() {}
+        });
+        assert_eq!(news, News::CheckFailed(CheckFailure::Broken));
+    }
+
+    #[test]
+    fn interim_responses_without_an_end_are_not_read_for_ever() {
+        let interim = b"HTTP/1.1 103 Early Hints\r\n\r\n";
+        let (news, ()) = asked(&http(), PATIENCE, async |mut stream| {
+            // Until the check closes.
+            while stream.write_all(interim).await.is_ok() {}
         });
         assert_eq!(news, News::CheckFailed(CheckFailure::Broken));
     }
