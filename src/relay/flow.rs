@@ -275,7 +275,8 @@ impl Lookout {
         Self { deadline, looking }
     }
 
-    /// Whether a look found that somebody `is_lost`. The looks go on for as long as there is `need`.
+    /// Whether a look found that somebody `is_lost`. The looks go on for as long as there is
+    /// `need`.
     fn sees(&mut self, cx: &mut Context<'_>, need: bool, is_lost: impl Fn() -> bool) -> bool {
         if need != self.looking {
             self.looking = need;
