@@ -10,6 +10,8 @@ const PERIOD: usize = 26;
 static PATTERN: [u8; PERIOD * 10_240] = pattern();
 /// Longest run that is copied behind its head; a longer one goes out from the pattern itself.
 const COPY_BYTES_MAX: u64 = 4096;
+/// Most that one client is sent before the others have their turn.
+const TURN_BYTES_MAX: usize = 256 * 1024;
 
 /// The byte at `offset` of every body that the origin makes up.
 pub const fn pattern_byte(offset: u64) -> u8 {
@@ -22,6 +24,7 @@ pub(super) struct Output {
     bytes: Vec<u8>,
     sent: usize,
     run: Run,
+    turn_is_over: bool,
 }
 
 /// What is left of a body made of the pattern.
@@ -62,12 +65,28 @@ impl Output {
         self.bytes.len() - self.sent
     }
 
-    /// Writes until all is sent (`true`) or the socket takes no more (`false`).
+    /// Whether the last flush ended only because others wait for their turn. The socket may take
+    /// more then, so no edge will come of itself.
+    pub(super) fn turn_is_over(&self) -> bool {
+        self.turn_is_over
+    }
+
+    /// Writes until all is sent (`true`), or the socket takes no more or the turn is over
+    /// (`false`).
     pub(super) fn flush(&mut self, socket: &mut impl Write) -> io::Result<bool> {
+        self.turn_is_over = false;
+        let mut written = 0;
         while self.held() > 0 || self.has_run() {
+            if written >= TURN_BYTES_MAX {
+                self.turn_is_over = true;
+                return Ok(false);
+            }
             match self.write_once(socket) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => self.advance(count),
+                Ok(count) => {
+                    written += count;
+                    self.advance(count);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -109,6 +109,13 @@ impl Server {
                     },
                 );
             }
+            Ok(Progress::Yields) => {
+                let (registry, token) = (self.poll.registry(), Token(key));
+                let again = registry.reregister(&mut client.stream, token, BOTH_WAYS);
+                if again.is_err() {
+                    drop(self.clients.remove(key));
+                }
+            }
             Ok(Progress::Over) | Err(_) => drop(self.clients.remove(key)),
         }
     }
@@ -137,6 +144,8 @@ struct Client {
 enum Progress {
     /// For the next edge of the socket, or for a delay that is already queued.
     Waits,
+    /// For its next turn.
+    Yields,
     /// For a delay that has to be queued.
     Delayed { ms: u64 },
     /// The connection has ended.
@@ -166,6 +175,9 @@ impl Client {
             }
             if let Some(ms) = self.session.take_delay() {
                 return Ok(Progress::Delayed { ms });
+            }
+            if self.session.output.turn_is_over() {
+                return Ok(Progress::Yields);
             }
             if emptied || !self.session.wants_bytes() {
                 return Ok(Progress::Waits);
