@@ -181,7 +181,7 @@ run_round() {
         if [[ "$subject" == floor ]]; then continue; fi
         if has_case large; then measure large "$subject" "$round"; fi
         if has_case bulk; then mode=tcp; measure bulk "$subject" "$round"; mode=http; fi
-        if has_case beside; then measure beside "$subject" "$round"; fi
+        if has_case beside; then measure_beside "$subject" "$round"; fi
         if has_case dead && [[ "$subject" == fastlb-* ]]; then measure_fleets "$subject" "$round"; fi
     done
 }
@@ -223,13 +223,19 @@ case_dead() {
     case_small "\"fleet\": \"$up up, $refusing refusing\","
 }
 
-# The latency of small requests alone and beside bulk. Their driver and the origins go before
+# With one origin: several would wait for each other on their core.
+measure_beside() {
+    local -r served=("${backends[@]}")
+    backends=("${backends[0]}")
+    measure beside "$1" "$2"
+    backends=("${served[@]}")
+}
+
+# The latency of small requests alone and beside bulk. Their driver and the origin go before
 # everybody else on the core that they share with the bulk's driver: what is seen is the proxy's.
 case_beside() {
-    local alone beside flows index
-    for index in "${!backends[@]}"; do
-        chrt --fifo --all-tasks --pid 10 "$(pid_of "origin$((index + 1))")"
-    done
+    local alone beside flows
+    chrt --fifo --all-tasks --pid 10 "$(pid_of origin1)"
     alone="$(pace)"
     path="bytes/$BESIDE_BYTES" connections="$BESIDE_FLOWS" drive "$((seconds + 3))" \
         >"$work/bulk.json" &
@@ -238,9 +244,7 @@ case_beside() {
     beside="$(pace)"
     wait "$flows"
     record "\"alone\": $alone, \"beside\": $beside, \"wrk\": $(<"$work/bulk.json")"
-    for index in "${!backends[@]}"; do
-        chrt --other --all-tasks --pid 0 "$(pid_of "origin$((index + 1))")"
-    done
+    chrt --other --all-tasks --pid 0 "$(pid_of origin1)"
 }
 
 # Sends small requests at a fixed rate and prints what became of them as JSON, on one line.
