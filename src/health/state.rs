@@ -185,6 +185,20 @@ enum Standing {
     },
 }
 
+impl Standing {
+    /// The checks that speak against its ejection, where any may.
+    fn refuted(&mut self) -> Option<&mut u32> {
+        match self {
+            Self::Ejected { refuted, .. } => refuted.as_mut(),
+            Self::Admitted { .. } => None,
+        }
+    }
+
+    fn is_refutable(mut self) -> bool {
+        self.refuted().is_some()
+    }
+}
+
 impl Default for Traffic {
     fn default() -> Self {
         Self {
@@ -241,14 +255,7 @@ impl FleetHealth {
     /// Whether the next check of a backend may change its state, so that it should come soon.
     pub fn is_changing(&self, backend: BackendId) -> bool {
         let Member { check, traffic } = &self.members[backend.index()];
-        let may_return = matches!(
-            traffic.standing,
-            Standing::Ejected {
-                refuted: Some(_),
-                ..
-            }
-        );
-        may_return || check.against > 0 || check.verdict == Verdict::Assumed
+        traffic.standing.is_refutable() || check.against > 0 || check.verdict == Verdict::Assumed
     }
 
     /// Whether a backend has only just gone down, so that it may well come back soon.
@@ -274,7 +281,8 @@ impl FleetHealth {
         let change = reason.and_then(|reason| self.changed(backend, before, reason));
         let mut changes = Vec::from_iter(change);
         if self.counts.ejected > 0 && self.is_nobody_well(backend) {
-            changes.extend(self.readmit_all(now_ms));
+            let ejected = |member: &Member| member.health() == Health::Ejected;
+            changes.extend(self.readmit(ejected, Reason::LastResort, now_ms));
         }
         changes
     }
@@ -289,32 +297,30 @@ impl FleetHealth {
         }
     }
 
-    fn readmit_all(&mut self, now_ms: u64) -> Vec<Change> {
-        let mut changes = Vec::with_capacity(self.counts.ejected);
-        for index in 0..self.members.len() {
-            let member = &mut self.members[index];
-            if member.health() == Health::Ejected {
-                member.traffic.standing = Standing::Admitted { since_ms: now_ms };
-                let backend = BackendId::new(index).expect("a member has an id");
-                changes.extend(self.changed(backend, Health::Ejected, Reason::LastResort));
-            }
-        }
-        changes
-    }
-
     /// Readmits those whose ejection is over at `now_ms`.
     pub fn advance(&mut self, now_ms: u64) -> Vec<Change> {
+        let is_over = |member: &Member| {
+            let until_ms = member.ejected_until();
+            until_ms.is_some_and(|until_ms| until_ms <= now_ms)
+        };
+        self.readmit(is_over, Reason::TimeServed, now_ms)
+    }
+
+    /// Ends the ejection of `whom`, and names those who are up by it.
+    fn readmit(
+        &mut self,
+        whom: impl Fn(&Member) -> bool,
+        reason: Reason,
+        now_ms: u64,
+    ) -> Vec<Change> {
         let mut changes = Vec::new();
         for index in 0..self.members.len() {
             let member = &mut self.members[index];
-            let before = member.health();
-            if member
-                .ejected_until()
-                .is_some_and(|until_ms| until_ms <= now_ms)
-            {
+            if whom(member) {
+                let before = member.health();
                 member.traffic.standing = Standing::Admitted { since_ms: now_ms };
                 let backend = BackendId::new(index).expect("a member has an id");
-                changes.extend(self.changed(backend, before, Reason::TimeServed));
+                changes.extend(self.changed(backend, before, reason.clone()));
             }
         }
         changes
@@ -349,11 +355,7 @@ impl FleetHealth {
             traffic.faults_in_row = 0;
             traffic.standing = Standing::Admitted { since_ms: now_ms };
         }
-        if let Standing::Ejected {
-            refuted: Some(count),
-            ..
-        } = &mut traffic.standing
-        {
+        if let Some(count) = traffic.standing.refuted() {
             // A restart that was over before a check saw it.
             *count += 1;
             if *count >= rise {
@@ -366,11 +368,7 @@ impl FleetHealth {
 
     fn check_failed(&mut self, backend: BackendId, failure: CheckFailure) -> Option<Reason> {
         let Member { check, traffic } = &mut self.members[backend.index()];
-        if let Standing::Ejected {
-            refuted: Some(count),
-            ..
-        } = &mut traffic.standing
-        {
+        if let Some(count) = traffic.standing.refuted() {
             *count = 0;
         }
         let fall = match check.verdict {
