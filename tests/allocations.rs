@@ -14,13 +14,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-use fastlb::balance::Algorithm;
-use fastlb::config::{BackendList, Config, Cores, HealthConfig, Timeouts};
-use fastlb::io::{self as engine, BufferOptions, EngineChoice, Stopwatch};
+use fastlb::config::{BackendList, Config, Cores};
+use fastlb::io::{self as engine, EngineChoice, Stopwatch};
 use fastlb::limits;
 use fastlb::server::Server;
-use fastlb::upstream::RetryOn;
-use fastlb::worker::Mode;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -116,24 +113,15 @@ fn ask(stream: &mut TcpStream, buffer: &mut [u8], exchange: &Exchange, times: us
 
 fn start(engine: EngineChoice, origin: SocketAddr) -> Server {
     let backends = origin.to_string().parse::<BackendList>().unwrap();
-    let config = Config {
-        mode: Mode::Http,
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
-        backends: backends.resolve().unwrap(),
-        balance: Algorithm::RoundRobin,
-        cores: Cores::of_this_process(Some(1)).unwrap(),
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let cores = Cores::of_this_process(Some(1)).unwrap();
+    let config = Config::new(vec![listen], backends.resolve().unwrap(), cores);
+    Server::start(Config {
         io: engine,
-        timeouts: Timeouts::default(),
         retries: 0,
-        retry_on: RetryOn::default(),
-        health: HealthConfig {
-            checks: None,
-            ..HealthConfig::default()
-        },
-        trusted: Vec::new(),
-        buffers: BufferOptions::default(),
-    };
-    Server::start(config).unwrap()
+        ..config
+    })
+    .unwrap()
 }
 
 /// What a warm balancer allocates in [`REQUESTS`] of these beyond one timer a tick.

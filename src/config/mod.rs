@@ -56,6 +56,26 @@ pub struct Config {
     pub buffers: BufferOptions,
 }
 
+impl Config {
+    /// These, with everything else as where no flag says otherwise; but nobody is checked.
+    pub fn new(listen: Vec<Listen>, backends: Vec<BackendConfig>, cores: Cores) -> Self {
+        Self {
+            mode: Mode::Http,
+            listen,
+            backends,
+            balance: Algorithm::default(),
+            cores,
+            io: EngineChoice::default(),
+            timeouts: Timeouts::default(),
+            retries: limits::RETRIES,
+            retry_on: RetryOn::default(),
+            health: HealthConfig::default(),
+            trusted: Vec::new(),
+            buffers: BufferOptions::default(),
+        }
+    }
+}
+
 /// One backend of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendConfig {

@@ -26,17 +26,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 pub use arguments::Percent;
 pub use children::ChildError;
 
-use crate::balance::{Algorithm, Weight};
-use crate::config::{
-    BackendConfig, Config, Cores, HealthConfig, ProcessorsError, Timeouts, parse_duration,
-};
+use crate::balance::Weight;
+use crate::config::{BackendConfig, Config, Cores, HealthConfig, ProcessorsError, parse_duration};
 use crate::fleet::Checks;
-use crate::io::{BufferOptions, EngineChoice};
+use crate::io::EngineChoice;
 use crate::limits;
 use crate::server::{self, Report, Server};
 use crate::signals::Signals;
-use crate::upstream::RetryOn;
-use crate::worker::Mode;
 use children::Children;
 use meter::Meter;
 use screen::Screen;
@@ -232,22 +228,14 @@ fn config(
         authority: child.address.to_string(),
         weight: Weight::default(),
     });
+    let cores = Cores::of_this_process(options.cores.map(usize::from))?;
     Ok(Config {
-        mode: Mode::Http,
-        listen: vec![listen.into()],
-        backends: backends.collect(),
-        balance: Algorithm::default(),
-        cores: Cores::of_this_process(options.cores.map(usize::from))?,
         io: options.io,
-        timeouts: Timeouts::default(),
-        retries: limits::RETRIES,
-        retry_on: RetryOn::default(),
         health: HealthConfig {
             checks: Some(Checks::default()),
             ..HealthConfig::default()
         },
-        trusted: Vec::new(),
-        buffers: BufferOptions::default(),
+        ..Config::new(vec![listen.into()], backends.collect(), cores)
     })
 }
 

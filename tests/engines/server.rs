@@ -8,12 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use fastlb::balance::{Algorithm, Ask, BackendId, Balancer, Outcome, RoundRobin, Snapshot};
-use fastlb::config::{BackendList, Config, Cores, HealthConfig, Timeouts};
+use fastlb::balance::{Ask, BackendId, Balancer, Outcome, RoundRobin, Snapshot};
+use fastlb::config::{BackendList, Config, Cores};
 use fastlb::io::{BufferOptions, EngineChoice};
 use fastlb::server::{Report, Server};
-use fastlb::upstream::RetryOn;
-use fastlb::worker::Mode;
 use socket2::{Domain, Socket, Type};
 
 use crate::{leaves_nothing_open, on_both_engines, pause};
@@ -87,24 +85,14 @@ async fn answer_all(mut stream: tokio::net::TcpStream, answer: Arc<Vec<u8>>) {
 }
 
 pub(crate) fn config(engine: EngineChoice, origin: SocketAddr, buffers: BufferOptions) -> Config {
+    let backends = origin.to_string().parse::<BackendList>().unwrap();
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let cores = Cores::of_this_process(Some(1)).unwrap();
     Config {
-        mode: Mode::Http,
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
-        backends: origin
-            .to_string()
-            .parse::<BackendList>()
-            .unwrap()
-            .resolve()
-            .unwrap(),
-        balance: Algorithm::RoundRobin,
-        cores: Cores::of_this_process(Some(1)).unwrap(),
         io: engine,
-        timeouts: Timeouts::default(),
         retries: 0,
-        retry_on: RetryOn::default(),
-        health: HealthConfig::default(),
-        trusted: Vec::new(),
         buffers,
+        ..Config::new(vec![listen], backends.resolve().unwrap(), cores)
     }
 }
 
