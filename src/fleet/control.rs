@@ -238,19 +238,12 @@ impl Rounds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::BackendList;
-    use crate::health::{CheckRules, EjectRules, FleetHealth, Health};
+    use crate::fleet::tests::fleet;
+    use crate::health::Health;
 
     /// Looks at the pulse, and the time between two of them.
     const LOOKS: u64 = 1_000;
     const LOOK_MS: u64 = 20;
-
-    fn fleet(list: &str) -> Fleet {
-        let backends = list.parse::<BackendList>().unwrap().resolve().unwrap();
-        let (check, eject) = (CheckRules::default(), EjectRules::default());
-        let health = FleetHealth::new(backends.len(), check, eject);
-        Fleet::new(&backends, health)
-    }
 
     #[test]
     fn a_flood_of_reports_is_taken_in_turns() {

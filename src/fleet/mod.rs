@@ -114,7 +114,8 @@ mod tests {
     use crate::config::BackendList;
     use crate::health::{CheckFailure, CheckRules, EjectRules, News};
 
-    fn fleet(list: &str) -> Fleet {
+    /// A fleet of that list, by the default rules.
+    pub(super) fn fleet(list: &str) -> Fleet {
         let backends = list.parse::<BackendList>().unwrap().resolve().unwrap();
         let (check, eject) = (CheckRules::default(), EjectRules::default());
         let health = FleetHealth::new(backends.len(), check, eject);

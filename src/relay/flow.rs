@@ -358,6 +358,7 @@ impl<'a, P: Fn() -> u64> Vigil<'a, P> {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::rc::Rc;
 
     use super::*;
     use crate::relay::flow::FlowEnd::{BackendLost, ClientLost, Cut, Finished};
@@ -366,6 +367,7 @@ mod tests {
     use crate::io::sim::{Network, Sim, World};
 
     type End = Option<Result<(), RelayEnd>>;
+    type Socket = <Sim<true> as Io>::Socket;
 
     const OPTIONS: FlowOptions = FlowOptions {
         idle_timeout: Some(Duration::from_secs(600)),
@@ -431,29 +433,47 @@ mod tests {
         }
     }
 
+    /// A client, both ends of a flow, and a backend: each connected to the next but in the middle.
+    async fn joined(world: &Rc<World>, io: &Sim<true>) -> [Socket; 4] {
+        let addresses = [1, 2].map(|host| SocketAddr::from(([10, 0, 0, host], 80)));
+        let [front, back] = addresses.map(|address| world.bind(address));
+        let client = world.clone().visit(addresses[0]).await.unwrap();
+        let uplink = io.connect(&addresses[1].into()).await.unwrap();
+        let (downlink, backend) = (front.next().await.unwrap(), back.next().await.unwrap());
+        [client, downlink, uplink, backend]
+    }
+
+    /// How a flow between these ends, which nobody listens to.
+    async fn end_of(
+        io: &Sim<true>,
+        (downlink, uplink): (Socket, Socket),
+        wheel: &Wheel,
+        options: &FlowOptions,
+        draining: bool,
+    ) -> FlowEnd {
+        let flow = Flow {
+            client: &mut Stream::new(io.clone(), downlink),
+            backend: &mut Stream::new(io.clone(), uplink),
+            greeting: Parcel::default(),
+            heard: &|| (),
+            deadline: &wheel.deadline(),
+            wheel,
+            options,
+        };
+        flow.run(|| draining).await
+    }
+
     /// Whether a client sees a reset whose bytes meet a backend that is reset, where that has
     /// `closed` before or not.
     fn client_is_reset(closed: bool) -> bool {
         let world = World::new(0, Network::default(), BufferOptions::default());
         let io = Sim::<true>(world.clone());
-        let addresses = [1, 2].map(|host| SocketAddr::from(([10, 0, 0, host], 80)));
-        let [front, back] = addresses.map(|address| world.bind(address));
         let joining = async {
-            let client = world.clone().visit(addresses[0]).await.unwrap();
-            let uplink = io.connect(&addresses[1].into()).await.unwrap();
-            let (downlink, backend) = (front.next().await.unwrap(), back.next().await.unwrap());
+            let [client, downlink, uplink, backend] = joined(&world, &io).await;
             let flow = async {
-                let wheel = Wheel::default();
-                let flow = Flow {
-                    client: &mut Stream::new(io.clone(), downlink),
-                    backend: &mut Stream::new(io.clone(), uplink),
-                    greeting: Parcel::default(),
-                    heard: &|| (),
-                    deadline: &wheel.deadline(),
-                    wheel: &wheel,
-                    options: &OPTIONS,
-                };
-                assert_eq!(flow.run(|| false).await, BackendLost);
+                let (links, wheel) = ((downlink, uplink), Wheel::default());
+                let end = end_of(&io, links, &wheel, &OPTIONS, false).await;
+                assert_eq!(end, BackendLost);
             };
             let peers = async {
                 backend.write(b"half").await.unwrap();
@@ -484,33 +504,14 @@ mod tests {
     fn silent(options: FlowOptions, draining: bool) -> (FlowEnd, u64) {
         let world = World::new(0, Network::default(), BufferOptions::default());
         let io = Sim::<true>(world.clone());
-        let addresses = [1, 2].map(|host| SocketAddr::from(([10, 0, 0, host], 80)));
-        let [front, back] = addresses.map(|address| world.bind(address));
         let wheel = Wheel::default();
-        let (ticking, ticks) = (world.clone(), wheel.clone());
-        world.executor.spawn(async move {
-            loop {
-                ticking.executor.sleep(limits::TICK_MS).await;
-                ticks.advance(ticking.executor.now_ms());
-            }
-        });
+        world.turn(&wheel);
         let joining = async {
-            let _client = world.clone().visit(addresses[0]).await.unwrap();
-            let uplink = io.connect(&addresses[1].into()).await.unwrap();
-            let (downlink, _backend) = (front.next().await.unwrap(), back.next().await.unwrap());
+            let [_client, downlink, uplink, _backend] = joined(&world, &io).await;
             // Between two ticks.
             world.executor.sleep(limits::TICK_MS * 3 / 2).await;
-            let flow = Flow {
-                client: &mut Stream::new(io.clone(), downlink),
-                backend: &mut Stream::new(io.clone(), uplink),
-                greeting: Parcel::default(),
-                heard: &|| (),
-                deadline: &wheel.deadline(),
-                wheel: &wheel,
-                options: &options,
-            };
             let begin_ms = world.executor.now_ms();
-            let end = flow.run(|| draining).await;
+            let end = end_of(&io, (downlink, uplink), &wheel, &options, draining).await;
             (end, world.executor.now_ms() - begin_ms)
         };
         world.executor.block_on(joining).unwrap()

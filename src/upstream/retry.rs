@@ -256,13 +256,7 @@ mod tests {
             Reports::new(line, fleet),
         );
         let wheel = Wheel::default();
-        let (ticks, ticking) = (wheel.clone(), world.clone());
-        world.executor.spawn(async move {
-            loop {
-                ticking.executor.sleep(limits::TICK_MS).await;
-                ticks.advance(ticking.executor.now_ms());
-            }
-        });
+        world.turn(&wheel);
         let (mut tried, deadline) = (Tried::default(), wheel.deadline());
         let first = backends.pick(&tried, 0, |_, id| id).unwrap();
         let connecting = backends.connection(first, Reuse::Allowed, &mut tried, &deadline, 0);

@@ -141,12 +141,7 @@ fn a_response_begun_before_its_upload_ended_may_pause(engine: Engine) {
     let proxy = Proxy::before_with(engine, &origin, &["--response-timeout", SHORT]);
     let mut client = Client::connect(proxy.address);
     let framing = upload_around_the_head(&mut client);
-    let mut body = Vec::new();
-    let whole = client
-        .wire()
-        .body(framing, |piece| body.extend_from_slice(piece));
-    whole.expect("it is whole");
-    assert_eq!(body, b"first-last");
+    assert_eq!(whole_body(&mut client, framing), b"first-last");
     drop((client, origin));
     proxy.finish();
 }
@@ -194,12 +189,7 @@ fn a_response_may_pause_while_its_upload_goes_on(engine: Engine) {
         client.send(byte);
     }
     let framing = head.response_framing("POST").expect("its framing is sound");
-    let mut body = Vec::new();
-    let whole = client
-        .wire()
-        .body(framing, |piece| body.extend_from_slice(piece));
-    whole.expect("it is whole");
-    assert_eq!(body, b"first-last");
+    assert_eq!(whole_body(&mut client, framing), b"first-last");
     drop((client, origin));
     proxy.finish();
 }
@@ -280,6 +270,17 @@ fn begin_before_the_end(conversation: &mut Conversation<'_>) {
     conversation.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
     let whole = conversation.body(&head, |_| ());
     whole.expect("the request is whole");
+}
+
+/// Reads the rest of a response to its end.
+#[track_caller]
+fn whole_body(client: &mut Client, framing: Framing) -> Vec<u8> {
+    let mut body = Vec::new();
+    let whole = client
+        .wire()
+        .body(framing, |piece| body.extend_from_slice(piece));
+    whole.expect("it is whole");
+    body
 }
 
 /// Sends the first half of an upload, and the second once the head of the response is there.

@@ -11,7 +11,8 @@ use std::task::Poll;
 use super::executor::Executor;
 use super::host::Host;
 use crate::io::buffer::Group;
-use crate::io::{BufferOptions, ChunkSize};
+use crate::io::{BufferOptions, ChunkSize, Wheel};
+use crate::limits;
 
 thread_local! {
     /// Groups never give their memory back, so the runs of a thread share those of one size.
@@ -69,6 +70,17 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// Has the clock of `wheel` go with the time of the run, in ticks as a worker's does.
+    pub(crate) fn turn(self: &Rc<Self>, wheel: &Wheel) {
+        let (world, wheel) = (self.clone(), wheel.clone());
+        self.executor.spawn(async move {
+            loop {
+                world.executor.sleep(limits::TICK_MS).await;
+                wheel.advance(world.executor.now_ms());
+            }
+        });
+    }
+
     pub(crate) fn new(seed: u64, network: Network, buffers: BufferOptions) -> Rc<Self> {
         let small = group(ChunkSize::Small, buffers.small_chunks_max);
         let executor = Executor::new(seed);
