@@ -7,6 +7,10 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly ROOT
 # shellcheck source=scripts/lib.sh
 source "$ROOT/scripts/lib.sh"
+# shellcheck source=scripts/compare/subjects.sh
+source "$ROOT/scripts/compare/subjects.sh"
+# shellcheck source=scripts/compare/cases.sh
+source "$ROOT/scripts/compare/cases.sh"
 readonly DRIVER_CORE=0
 readonly PROXY_CORE=1
 readonly CLIENTS=64
@@ -70,7 +74,7 @@ main() {
     for ((round = 1; round <= rounds; round++)); do
         run_round "$round"
     done
-    python3 "$ROOT/scripts/compare_report.py" "$out"
+    python3 "$ROOT/scripts/compare/report.py" "$out"
 }
 
 parse_flags() {
@@ -186,76 +190,6 @@ run_round() {
     done
 }
 
-# The same balancer before each of the fleets, once it has found out who refuses.
-measure_fleets() {
-    local -r served=("${backends[@]}")
-    local fleet up refusing port
-    start wide "$DRIVER_CORE" "$bin/origin" --name wide --listen 0.0.0.0:0
-    port="$(announced_address wide)"
-    port="${port##*:}"
-    for fleet in "${FLEETS[@]}"; do
-        read -r up refusing <<<"$fleet"
-        # Port 1 is nobody's.
-        mapfile -t backends < <(addresses 1 "$up" "$port"; addresses 101 "$refusing" 1)
-        measure dead "$1" "$2"
-    done
-    stop wide
-    backends=("${served[@]}")
-}
-
-# Prints $2 addresses of the loopback network with the port $3, from 127.0.$1.1 on.
-addresses() {
-    local index
-    for ((index = 0; index < $2; index++)); do
-        echo "127.0.$(($1 + index / 250)).$((index % 250 + 1)):$3"
-    done
-}
-
-case_dead() {
-    local down=0
-    for _ in {1..200}; do
-        down="$(grep -c ' is down: ' "$work/$subject.err" || true)"
-        if ((down >= refusing)); then break; fi
-        sleep 0.05
-    done
-    ((down >= refusing)) || fail "$subject found out $down of $refusing that refuse"
-    drive "$WARM_UP_SECONDS" >/dev/null
-    case_small "\"fleet\": \"$up up, $refusing refusing\","
-}
-
-# With one origin: several would wait for each other on their core.
-measure_beside() {
-    local -r served=("${backends[@]}")
-    backends=("${backends[0]}")
-    measure beside "$1" "$2"
-    backends=("${served[@]}")
-}
-
-# The latency of small requests alone and beside bulk. Their driver and the origin go before
-# everybody else on the core that they share with the bulk's driver: what is seen is the proxy's.
-case_beside() {
-    local alone beside flows
-    chrt --fifo --all-tasks --pid 10 "$(pid_of origin1)"
-    alone="$(pace)"
-    path="bytes/$BESIDE_BYTES" connections="$BESIDE_FLOWS" drive "$((seconds + 3))" \
-        >"$work/bulk.json" &
-    flows=$!
-    sleep 1
-    beside="$(pace)"
-    wait "$flows"
-    record "\"alone\": $alone, \"beside\": $beside, \"wrk\": $(<"$work/bulk.json")"
-    chrt --other --all-tasks --pid 0 "$(pid_of origin1)"
-}
-
-# Sends small requests at a fixed rate and prints what became of them as JSON, on one line.
-pace() {
-    chrt --fifo 20 taskset -c "$DRIVER_CORE" "$bin/loadgen" --connections "$BESIDE_CLIENTS" \
-        --rate "$BESIDE_RATE" --duration "${seconds}s" --json "http://$address/" 2>/dev/null \
-        | python3 -c 'import json, sys
-result = json.load(sys.stdin)
-print(json.dumps({name: result[name] for name in ("latency_ms", "good", "failures")}))'
-}
-
 has_case() {
     [[ " ${cases[*]} " == *" $1 "* ]]
 }
@@ -272,170 +206,9 @@ measure() {
     stop "$subject"
 }
 
-start_direct() {
-    start direct "$PROXY_CORE" "$bin/origin" --name direct
-    address="$(announced_address direct)"
-}
-
-start_floor() {
-    start floor "$PROXY_CORE" "$bin/floor" --backends "$(joined , "${backends[@]}")"
-    address="$(announced_address floor)"
-}
-
-start_fastlb_io_uring() {
-    start_fastlb io-uring
-}
-
-start_fastlb_epoll() {
-    start_fastlb epoll
-}
-
-start_fastlb() {
-    address="127.0.0.1:$(free_port)"
-    start "fastlb-$1" "$PROXY_CORE" "$bin/fastlb" --listen "$address" \
-        --backends "$(joined , "${backends[@]}")" --cores 1 --io "$1" --mode "$mode" --admin off \
-        --log-level warn
-}
-
-start_nginx() {
-    local servers
-    servers="$(printf 'server %s max_fails=0; ' "${backends[@]}")"
-    address="127.0.0.1:$(free_port)"
-    fill_in nginx.conf "nginx-$mode.conf.in" "$servers"
-    start nginx "$PROXY_CORE" nginx -p "$work" -e "$work/nginx.log" -c "$work/nginx.conf"
-}
-
-start_haproxy() {
-    local servers='' index
-    for index in "${!backends[@]}"; do
-        servers+="server backend$index ${backends[index]}\\n    "
-    done
-    address="127.0.0.1:$(free_port)"
-    fill_in haproxy.cfg "haproxy-$mode.cfg.in" "$servers"
-    start haproxy "$PROXY_CORE" haproxy -db -f "$work/haproxy.cfg"
-}
-
-# Writes a peer's configuration $1 from the template $2 in bench/peers, with the servers $3.
-fill_in() {
-    local limit
-    limit="$(ulimit -n)"
-    sed -e "s|@PORT@|${address##*:}|" -e "s|@SERVERS@|$3|" -e "s|@DIR@|$work|" \
-        -e "s|@CONNECTIONS@|$((limit - 1000))|" -e "s|@CLIENTS@|$(((limit - 1000) / 2))|" \
-        "$ROOT/bench/peers/$2" >"$work/$1"
-}
-
-# The process that carries the traffic: nginx does it in a child.
-serving_pid() {
-    local pid child
-    pid="$(pid_of "$1")"
-    if [[ "$1" != nginx ]]; then echo "$pid"; return; fi
-    for _ in {1..100}; do
-        read -r child _ <"/proc/$pid/task/$pid/children" || true
-        if [[ -n "${child:-}" ]]; then echo "$child"; return; fi
-        sleep 0.05
-    done
-    fail "nginx has no worker: $(cat "$work/nginx.err" "$work/nginx.log")"
-}
-
-wait_until_it_answers() {
-    for _ in {1..100}; do
-        if (exec 3<>"/dev/tcp/${address%:*}/${address##*:}") 2>/dev/null; then return; fi
-        sleep 0.05
-    done
-    fail "$1 does not listen on $address: $(tail -n 5 "$work/$1.err")"
-}
-
-# Requests over kept connections; what the process and its core used meanwhile. $1 is what else
-# belongs into the record.
-case_small() {
-    local ticks busy total wrk
-    ticks="$(process_ticks)"
-    read -r busy total <<<"$(core_ticks)"
-    wrk="$(drive "$seconds")"
-    ticks="$(($(process_ticks) - ticks))"
-    read -r busy total <<<"$(core_ticks | awk -v b="$busy" -v t="$total" '{print $1-b, $2-t}')"
-    record "${1:-}" "\"ticks\": $ticks, \"tick_hz\": $(getconf CLK_TCK), \"core_busy_ticks\": $busy," \
-        "\"core_total_ticks\": $total, \"rss_kib\": $(resident_kib), \"wrk\": $wrk"
-}
-
-# Bytes in large pieces; a request is one of them, whether the proxy knows it or not.
-case_large() {
-    path="bytes/$BULK_BYTES" connections="$BULK_CLIENTS" case_small
-}
-
-case_bulk() {
-    case_large
-}
-
-# Resident memory before and while many answered connections are held.
-case_idle() {
-    local before after held input="$work/hold.in"
-    before="$(resident_kib)"
-    mkfifo "$input"
-    exec 9<>"$input"
-    start hold "$DRIVER_CORE" "$bin/hold" "$address" "$IDLE_CONNECTIONS"
-    held=0
-    if wait_for_hold; then held="$IDLE_CONNECTIONS"; fi
-    after="$(resident_kib)"
-    exec 9>&-
-    rm "$input"
-    stop hold
-    record "\"held\": $held, \"before_kib\": $before, \"after_kib\": $after"
-}
-
-wait_for_hold() {
-    for _ in {1..600}; do
-        if grep -q '^holding ' "$work/hold.out"; then return 0; fi
-        if ! kill -0 "$(pid_of hold)" 2>/dev/null; then break; fi
-        sleep 0.05
-    done
-    note "hold failed: $(tail -n 1 "$work/hold.err")"
-    return 1
-}
-
-# Runs wrk for $1 seconds and prints its figures as JSON.
-drive() {
-    taskset -c "$DRIVER_CORE" wrk --threads 1 --connections "${connections:-$CLIENTS}" \
-        --duration "${1}s" --latency --script "$ROOT/scripts/compare_wrk.lua" \
-        "http://$address/${path:-}" \
-        | sed -n 's/^JSON //p'
-}
-
-# User and system time of all threads of the process, in ticks.
-process_ticks() {
-    sed 's/.*) //' "/proc/$pid/stat" | awk '{print $12 + $13}'
-}
-
-# Busy and total time of the proxy's core, in ticks; guest time is part of user time.
-core_ticks() {
-    awk -v cpu="cpu$PROXY_CORE" '$1 == cpu {
-        total = $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9
-        print total - $5 - $6, total
-    }' /proc/stat
-}
-
-# Exact, unlike the VmRSS of /proc/PID/status, which the kernel updates in batches.
-resident_kib() {
-    awk '$1 == "Rss:" {print $2}' "/proc/$pid/smaps_rollup"
-}
-
-# Appends one line of raw data.
-record() {
-    printf '{"case": "%s", "round": %d, "subject": "%s", "engine": "%s", %s}\n' \
-        "$case" "$round" "$subject" "$engine" "$*" >>"$out/rounds.jsonl"
-}
-
 clean_up() {
     end_all
     rm -rf "$work"
-}
-
-free_port() {
-    python3 -c '
-import socket
-with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    print(probe.getsockname()[1])'
 }
 
 main "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Turns the raw rounds of compare.sh into tables: medians over rounds, ratios per round.
 
-    scripts/compare_report.py DIR
+    scripts/compare/report.py DIR
 
 reads DIR/rounds.jsonl and DIR/machine.json and prints Markdown.
 """

@@ -1,0 +1,84 @@
+# How compare.sh starts each program that it measures, with its configuration from bench/peers.
+# Sourced, not run. Each start sets `address`, which the cases drive.
+# shellcheck shell=bash
+
+start_direct() {
+    start direct "$PROXY_CORE" "$bin/origin" --name direct
+    address="$(announced_address direct)"
+}
+
+start_floor() {
+    start floor "$PROXY_CORE" "$bin/floor" --backends "$(joined , "${backends[@]}")"
+    address="$(announced_address floor)"
+}
+
+start_fastlb_io_uring() {
+    start_fastlb io-uring
+}
+
+start_fastlb_epoll() {
+    start_fastlb epoll
+}
+
+start_fastlb() {
+    address="127.0.0.1:$(free_port)"
+    start "fastlb-$1" "$PROXY_CORE" "$bin/fastlb" --listen "$address" \
+        --backends "$(joined , "${backends[@]}")" --cores 1 --io "$1" --mode "$mode" --admin off \
+        --log-level warn
+}
+
+start_nginx() {
+    local servers
+    servers="$(printf 'server %s max_fails=0; ' "${backends[@]}")"
+    address="127.0.0.1:$(free_port)"
+    fill_in nginx.conf "nginx-$mode.conf.in" "$servers"
+    start nginx "$PROXY_CORE" nginx -p "$work" -e "$work/nginx.log" -c "$work/nginx.conf"
+}
+
+start_haproxy() {
+    local servers='' index
+    for index in "${!backends[@]}"; do
+        servers+="server backend$index ${backends[index]}\\n    "
+    done
+    address="127.0.0.1:$(free_port)"
+    fill_in haproxy.cfg "haproxy-$mode.cfg.in" "$servers"
+    start haproxy "$PROXY_CORE" haproxy -db -f "$work/haproxy.cfg"
+}
+
+# Writes a peer's configuration $1 from the template $2 in bench/peers, with the servers $3.
+fill_in() {
+    local limit
+    limit="$(ulimit -n)"
+    sed -e "s|@PORT@|${address##*:}|" -e "s|@SERVERS@|$3|" -e "s|@DIR@|$work|" \
+        -e "s|@CONNECTIONS@|$((limit - 1000))|" -e "s|@CLIENTS@|$(((limit - 1000) / 2))|" \
+        "$ROOT/bench/peers/$2" >"$work/$1"
+}
+
+# The process that carries the traffic: nginx does it in a child.
+serving_pid() {
+    local pid child
+    pid="$(pid_of "$1")"
+    if [[ "$1" != nginx ]]; then echo "$pid"; return; fi
+    for _ in {1..100}; do
+        read -r child _ <"/proc/$pid/task/$pid/children" || true
+        if [[ -n "${child:-}" ]]; then echo "$child"; return; fi
+        sleep 0.05
+    done
+    fail "nginx has no worker: $(cat "$work/nginx.err" "$work/nginx.log")"
+}
+
+wait_until_it_answers() {
+    for _ in {1..100}; do
+        if (exec 3<>"/dev/tcp/${address%:*}/${address##*:}") 2>/dev/null; then return; fi
+        sleep 0.05
+    done
+    fail "$1 does not listen on $address: $(tail -n 5 "$work/$1.err")"
+}
+
+free_port() {
+    python3 -c '
+import socket
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    print(probe.getsockname()[1])'
+}
