@@ -255,7 +255,12 @@ impl FleetHealth {
     /// Whether the next check of a backend may change its state, so that it should come soon.
     pub fn is_changing(&self, backend: BackendId) -> bool {
         let Member { check, traffic } = &self.members[backend.index()];
-        traffic.standing.is_refutable() || check.against > 0 || check.verdict == Verdict::Assumed
+        match check.verdict {
+            Verdict::Assumed => true,
+            Verdict::Up => check.against > 0 || traffic.standing.is_refutable(),
+            // Whatever it was ejected for: only checks bring it back.
+            Verdict::Down => check.against > 0,
+        }
     }
 
     /// Whether a backend has only just gone down, so that it may well come back soon.

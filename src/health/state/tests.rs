@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+const CHECK: CheckRules = CheckRules { rise: 2, fall: 3 };
 const EJECT: EjectRules = EjectRules {
     after: 5,
     time_ms: 30_000,
@@ -16,7 +17,7 @@ fn id(index: usize) -> BackendId {
 }
 
 fn fleet(count: usize) -> FleetHealth {
-    FleetHealth::new(count, CheckRules { rise: 2, fall: 3 }, EJECT)
+    FleetHealth::new(count, CHECK, EJECT)
 }
 
 fn passed(index: usize) -> Event {
@@ -37,6 +38,13 @@ fn fault(index: usize) -> Event {
     Event {
         backend: id(index),
         news: News::Fault(Fault::Status(500)),
+    }
+}
+
+fn refused(index: usize) -> Event {
+    Event {
+        backend: id(index),
+        news: News::Fault(Fault::Connect),
     }
 }
 
@@ -222,10 +230,6 @@ fn the_last_that_is_up_is_not_ejected() {
 
 #[test]
 fn checks_that_pass_readmit_who_could_not_be_connected_to() {
-    let refused = |index| Event {
-        backend: id(index),
-        news: News::Fault(Fault::Connect),
-    };
     let mut fleet = fleet(3);
     for index in 0..3 {
         fleet.take(passed(index), 0);
@@ -249,6 +253,22 @@ fn checks_that_pass_readmit_who_could_not_be_connected_to() {
     for _ in 0..10 {
         assert_eq!(fleet.take(passed(0), 6), []);
     }
+}
+
+#[test]
+fn who_is_down_and_ejected_is_checked_no_faster_than_who_is_down() {
+    let mut fleet = fleet(3);
+    for index in 0..3 {
+        fleet.take(passed(index), 0);
+    }
+    for _ in 0..EJECT.after {
+        fleet.take(refused(0), 0);
+    }
+    for _ in 0..CHECK.fall {
+        fleet.take(failed(0), 1);
+    }
+    assert_eq!(fleet.health(id(0)), Health::Down);
+    down_for_good(&mut fleet);
 }
 
 #[test]
