@@ -17,7 +17,7 @@ use super::request::{self, Refused, Request};
 use super::response::{Answered, Progress, Reception};
 use super::session::{Client, Scratch};
 use crate::io::{Expired, Io, Parcel, Stopwatch};
-use crate::relay::{self, Half, Pace, RelayEnd, Stream, Traffic};
+use crate::relay::{self, Half, Pace, Patience, RelayEnd, Stream, Traffic};
 use crate::tcp;
 use crate::upstream::{Reuse, Tried, Upstream};
 
@@ -446,7 +446,7 @@ async fn refuse<I: Io>(
     let (socket, traffic) = (stream.socket.clone(), Traffic::default());
     let pace = Pace {
         deadline,
-        idle: gateway.options.body_idle_timeout,
+        patience: Patience::Within(gateway.options.body_idle_timeout),
         traffic: &traffic,
     };
     let sending = relay::send(&gateway.io, &socket, parcel, pace);

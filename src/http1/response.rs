@@ -11,7 +11,7 @@ use super::head::{ResponseHead, Scan, Span, Version, field_store};
 use super::rewrite;
 use crate::io::{ChunkSize, Deadline, Io, Parcel};
 use crate::limits;
-use crate::relay::{self, Fill, Half, LOST_LOOK, Pace, RelayEnd, Stop, Stream, Traffic};
+use crate::relay::{self, FOR_EVER, Fill, Half, Pace, Patience, RelayEnd, Stop, Stream, Traffic};
 
 /// How far the two directions of an exchange are; each tells the other.
 pub(super) struct Progress {
@@ -133,7 +133,7 @@ impl<'a, I: Io> Reception<'a, I> {
     pub(super) fn pace(&self) -> Pace<'a> {
         Pace {
             deadline: self.deadline,
-            idle: self.gateway.options.body_idle_timeout,
+            patience: Patience::Within(self.gateway.options.body_idle_timeout),
             traffic: &self.progress.traffic,
         }
     }
@@ -182,8 +182,7 @@ impl<'a, I: Io> Reception<'a, I> {
 
     /// Time to the next look whether the client is still there.
     pub(super) fn look(&self) -> Duration {
-        let timeout = self.gateway.options.response_timeout;
-        timeout.map_or(LOST_LOOK, |timeout| timeout.min(LOST_LOOK))
+        relay::next_look(self.gateway.options.response_timeout)
     }
 
     /// Goes on with a wait for a head that began at `start_ms`.
@@ -197,7 +196,7 @@ impl<'a, I: Io> Reception<'a, I> {
         let since_ms = start_ms.max(self.progress.whole_ms.get());
         let left = self.deadline.left(since_ms, timeout.unwrap_or(FOR_EVER));
         let left = left.ok_or(Cause::ResponseTimeout)?;
-        self.deadline.set(Some(left.min(LOST_LOOK)));
+        self.deadline.set(Some(relay::next_look(Some(left))));
         Ok(())
     }
 
@@ -221,9 +220,6 @@ impl<'a, I: Io> Reception<'a, I> {
         Ok((plan, delivery))
     }
 }
-
-/// More than anybody waits.
-const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Why the body of a response did not arrive.
 fn cut(end: RelayEnd) -> Cause {

@@ -37,10 +37,19 @@ pub(crate) struct Half {
 pub(crate) struct Pace<'a> {
     /// That of this direction alone.
     pub(crate) deadline: &'a Deadline,
-    /// How long both may stand still.
-    pub(crate) idle: Option<Duration>,
+    pub(crate) patience: Patience,
     /// What the directions know of each other.
     pub(crate) traffic: &'a Traffic,
+}
+
+/// Who gives up on two directions that stand still.
+#[derive(Clone, Copy)]
+pub(crate) enum Patience {
+    /// Each direction itself, after so long, for ever without; meanwhile it looks whether its sink
+    /// is still there.
+    Within(Option<Duration>),
+    /// Somebody who watches both, and may wait for hours.
+    Watched,
 }
 
 impl Pace<'_> {
@@ -62,12 +71,19 @@ impl Pace<'_> {
     /// How long it may go on like this; `None` where both directions have stood still for too
     /// long, or everything is over.
     fn left(self) -> Option<Duration> {
-        self.deadline.left(self.traffic.moved_ms.get(), self.idle?)
+        let idle = match self.patience {
+            Patience::Within(idle) => idle.unwrap_or(FOR_EVER),
+            Patience::Watched => return None,
+        };
+        self.deadline.left(self.traffic.moved_ms.get(), idle)
     }
 
     /// Begins a wait for the source.
     pub(super) fn begins(self) {
-        self.deadline.set(self.idle.map(|idle| idle.min(LOST_LOOK)));
+        self.deadline.set(match self.patience {
+            Patience::Within(idle) => Some(next_look(idle)),
+            Patience::Watched => None,
+        });
     }
 
     /// Has a wait for the source go on that was in vain only because of its own deadline. Nothing
@@ -81,16 +97,31 @@ impl Pace<'_> {
             (Stop::Lost, _) => Err(RelayEnd::SourceLost),
             (Stop::Expired, _) if is_lost() => Err(RelayEnd::SinkLost),
             (Stop::Expired, None) => Err(RelayEnd::SourceStalled),
-            (Stop::Expired, Some(left)) => {
-                self.deadline.set(Some(left.min(LOST_LOOK)));
+            (Stop::Expired, left) => {
+                self.deadline.set(Some(next_look(left)));
                 Ok(())
             }
         }
     }
+
+    /// Time between two looks whether a sink that takes nothing has acknowledged anything.
+    fn sink_look(self) -> Option<Duration> {
+        match self.patience {
+            Patience::Within(idle) => idle.map(|idle| idle / limits::BODY_IDLE_LOOKS),
+            Patience::Watched => None,
+        }
+    }
 }
 
-/// Time between two looks whether somebody is still there who is neither sent nor asked anything.
-pub(crate) const LOST_LOOK: Duration = Duration::from_millis(limits::LOST_LOOK_MS);
+/// More than anybody waits.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// Time to the next look whether somebody is still there who is neither sent nor asked anything,
+/// where there is so much time left, or no end to it.
+pub(crate) fn next_look(left: Option<Duration>) -> Duration {
+    let look = Duration::from_millis(limits::LOST_LOOK_MS);
+    left.map_or(look, |left| left.min(look))
+}
 
 /// What both directions of two joined connections know of each other.
 #[derive(Default)]
@@ -307,7 +338,7 @@ pub(crate) async fn relay<I: Io>(
         }
         half.load(&mut from.inbox, parcel)?;
         if parcel.is_empty() && !half.is_done() {
-            if pace.idle.is_none() {
+            if matches!(pace.patience, Patience::Watched) {
                 // Who may be idle for hours keeps no memory meanwhile.
                 *parcel = Parcel::default();
             }
@@ -388,7 +419,7 @@ pub(crate) async fn see_through<I: Io, T>(
 ) -> Result<T, Expired> {
     // Almost no send is still under way at the first look, so what was acknowledged before it is
     // not known, and the peer is taken to have moved.
-    let look = pace.idle.map(|idle| idle / limits::BODY_IDLE_LOOKS);
+    let look = pace.sink_look();
     let mut seen = None;
     loop {
         pace.deadline.set(look);

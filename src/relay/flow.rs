@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::copy::{Half, LOST_LOOK, Pace, RelayEnd, Traffic, relay};
+use super::copy::{Half, Pace, Patience, RelayEnd, Traffic, next_look, relay};
 use super::stream::Stream;
 use crate::io::{Deadline, Io, Parcel, Wheel};
 use crate::limits;
@@ -98,7 +98,7 @@ impl<I: Io> Flow<'_, I> {
         let unlimited = wheel.deadline();
         let pace = Pace {
             deadline: &unlimited,
-            idle: None,
+            patience: Patience::Watched,
             traffic: &traffic,
         };
         if !backend.inbox.is_empty() {
@@ -280,14 +280,14 @@ impl Lookout {
     fn sees(&mut self, cx: &mut Context<'_>, need: bool, is_lost: impl Fn() -> bool) -> bool {
         if need != self.looking {
             self.looking = need;
-            self.deadline.set(need.then_some(LOST_LOOK));
+            self.deadline.set(need.then(|| next_look(None)));
         }
         let mut look = self.deadline.guard(pending::<()>());
         while need && Pin::new(&mut look).poll(cx).is_ready() {
             if self.deadline.is_cut() || is_lost() {
                 return !self.deadline.is_cut();
             }
-            self.deadline.set(Some(LOST_LOOK));
+            self.deadline.set(Some(next_look(None)));
         }
         false
     }

@@ -7,7 +7,8 @@ mod splice;
 mod stream;
 
 pub(crate) use copy::{
-    Half, LOST_LOOK, Pace, RelayEnd, Traffic, is_told_of_loss, relay, see_through, send,
+    FOR_EVER, Half, Pace, Patience, RelayEnd, Traffic, is_told_of_loss, next_look, relay,
+    see_through, send,
 };
 pub use flow::FlowOptions;
 pub(crate) use flow::{Flow, FlowEnd};

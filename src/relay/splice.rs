@@ -112,7 +112,7 @@ mod tests {
     use crate::io::{
         self as engine, BufferOptions, ChunkSize, Epoll, Expect, Parcel, Uring, Wheel,
     };
-    use crate::relay::Traffic;
+    use crate::relay::{Patience, Traffic};
 
     async fn pair<I: Io>(io: &I) -> (I::Socket, I::Socket) {
         let socket = engine::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -131,7 +131,7 @@ mod tests {
             let (mut from, traffic) = (Stream::new(io.clone(), from), Traffic::default());
             let pace = Pace {
                 deadline: &Wheel::default().deadline(),
-                idle: None,
+                patience: Patience::Watched,
                 traffic: &traffic,
             };
             for round in 0..20 {

@@ -16,8 +16,8 @@ on_both_engines! {
 
 /// Resets a client once the backend has its request, and demands that the backend is told long
 /// before any time-out.
-fn leave(engine: Engine, origin: Origin, mut until: impl FnMut(&mut Client)) {
-    let proxy = Proxy::before(engine, &origin);
+fn leave(engine: Engine, origin: Origin, flags: &[&str], mut until: impl FnMut(&mut Client)) {
+    let proxy = Proxy::before_with(engine, &origin, flags);
     let mut client = Client::connect(proxy.address);
     client.send(get("/"));
     eventually("the request", || !origin.requests().is_empty());
@@ -34,18 +34,21 @@ fn nobody_waits_for_the_response_of_a_client_that_is_gone(engine: Engine) {
         conversation.request();
         conversation.wait_until_closed();
     });
-    leave(engine, silent, |_| ());
+    leave(engine, silent, &[], |_| ());
 }
 
 fn nobody_waits_for_the_rest_of_a_response_whose_client_is_gone(engine: Engine) {
-    let pausing = Origin::start(|conversation| {
-        conversation.request();
-        conversation.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n");
-        conversation.wait_until_closed();
-    });
-    leave(engine, pausing, |client| {
-        client.wire().head().expect("a response");
-    });
+    for flags in [&[][..], &["--body-idle-timeout", "off"]] {
+        let pausing = Origin::start(|conversation| {
+            conversation.request();
+            let half = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+            conversation.send(half);
+            conversation.wait_until_closed();
+        });
+        leave(engine, pausing, flags, |client| {
+            client.wire().head().expect("a response");
+        });
+    }
 }
 
 /// It has only nothing more to say, for however long the answer takes.
