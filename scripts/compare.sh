@@ -179,19 +179,22 @@ run_round() {
     for ((index = 0; index < count; index++)); do
         subject="${subjects[(index + round - 1) % count]}"
         note "round $round of $rounds: $subject"
-        if has_case small; then measure small "$subject" "$round"; fi
-        if has_case idle; then measure idle "$subject" "$round"; fi
-        # The floor relays small messages only.
-        if [[ "$subject" == floor ]]; then continue; fi
-        if has_case large; then measure large "$subject" "$round"; fi
-        if has_case bulk; then mode=tcp; measure bulk "$subject" "$round"; mode=http; fi
-        if has_case beside; then measure_beside "$subject" "$round"; fi
-        if has_case dead && [[ "$subject" == fastlb-* ]]; then measure_fleets "$subject" "$round"; fi
+        if in_turn small; then measure small "$subject" "$round"; fi
+        if in_turn idle; then measure idle "$subject" "$round"; fi
+        if in_turn large; then measure large "$subject" "$round"; fi
+        if in_turn bulk; then mode=tcp; measure bulk "$subject" "$round"; mode=http; fi
+        if in_turn beside; then measure_beside "$subject" "$round"; fi
+        if in_turn dead; then measure_fleets "$subject" "$round"; fi
     done
 }
 
 has_case() {
     [[ " ${cases[*]} " == *" $1 "* ]]
+}
+
+# Whether the case is asked for and the subject has part in it.
+in_turn() {
+    has_case "$1" && takes_part "$1" "$subject"
 }
 
 # Starts a subject, warms it up, runs the case and stops it. Sets what the cases read.

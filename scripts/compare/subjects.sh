@@ -2,6 +2,19 @@
 # Sourced, not run. Each start sets `address`, which the cases drive.
 # shellcheck shell=bash
 
+# Whether a subject has part in a case.
+takes_part() { # CASE SUBJECT
+    case "$1 $2" in
+        # The floor relays small messages only.
+        "small floor" | "idle floor") true ;;
+        *" floor") false ;;
+        # Measured once it is known who refuses, and fastlb alone says so.
+        "dead fastlb-"*) true ;;
+        "dead "*) false ;;
+        *) true ;;
+    esac
+}
+
 start_direct() {
     start direct "$PROXY_CORE" "$bin/origin" --name direct
     address="$(announced_address direct)"
