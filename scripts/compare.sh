@@ -94,17 +94,6 @@ parse_flags() {
     done
 }
 
-# Puts the comma separated list $2 into the array $1; the rest is what may be in it.
-read_list() {
-    local -n into="$1"
-    local item
-    for item in ${2//,/ }; do
-        [[ " ${*:3} " == *" $item "* ]] || fail "$item is none of: ${*:3}"
-        into+=("$item")
-    done
-    ((${#into[@]})) || fail "an empty list; it may hold: ${*:3}"
-}
-
 # Runs the script again in a network namespace of its own, which ends with it.
 enter_namespace() {
     local -r control=/proc/sys/net/ipv4/tcp_congestion_control

@@ -113,6 +113,17 @@ positive() {
     echo "$2"
 }
 
+# Puts the comma separated list $2 into the array $1; the rest is what may be in it.
+read_list() {
+    local -n into="$1"
+    local item
+    for item in ${2//,/ }; do
+        [[ " ${*:3} " == *" $item "* ]] || fail "$item is none of: ${*:3}"
+        into+=("$item")
+    done
+    ((${#into[@]})) || fail "an empty list; it may hold: ${*:3}"
+}
+
 # Joins the words after $1 with it.
 joined() {
     local IFS="$1"
