@@ -1,0 +1,3 @@
+module fastlb/bench/peers/go
+
+go 1.19
