@@ -25,7 +25,7 @@ readonly BESIDE_BYTES=$((16 * 1024 * 1024))
 # Fleets of the case dead: backends that serve, backends that refuse.
 readonly FLEETS=("3 0" "100 0" "100 900")
 readonly WARM_UP_SECONDS=1
-readonly PROXIES=(floor fastlb-io-uring fastlb-epoll nginx haproxy)
+readonly PROXIES=(floor fastlb-io-uring fastlb-epoll nginx haproxy pingora caddy go)
 
 rounds=5
 seconds=5
@@ -35,14 +35,17 @@ congestion=
 subjects=("${PROXIES[@]}")
 out="$ROOT/target/compare"
 bin="${CARGO_TARGET_DIR:-$ROOT/target}/release"
+peers="${CARGO_TARGET_DIR:-$ROOT/target}/peers"
 work=
 
 usage() {
     cat <<EOF
 Usage: scripts/compare.sh [OPTIONS]
 
-Compares fastlb with the floor, nginx and HAProxy. Prints a table in Markdown; the raw
-rounds go to DIR/rounds.jsonl, the machine and the versions to DIR/machine.json.
+Compares fastlb with the floor, nginx, HAProxy, Pingora, Caddy and Go. Prints a table in
+Markdown; the raw rounds go to DIR/rounds.jsonl, the machine and the versions to
+DIR/machine.json. A peer that is not installed is skipped; scripts/install-peers.sh
+installs them.
 
   --rounds N      interleaved rounds (default $rounds)
   --seconds S     seconds that each measurement lasts (default $seconds)
@@ -113,10 +116,10 @@ check_tools() {
     (($(nproc) >= 2)) || fail "two cores are needed: one for the proxy, one for the driver"
     local left=()
     for subject in "${subjects[@]}"; do
-        if [[ "$subject" =~ ^(nginx|haproxy)$ ]] && ! command -v "$subject" >/dev/null; then
-            note "$subject is not installed: skipped"
-        else
+        if is_installed "$subject"; then
             left+=("$subject")
+        else
+            note "$subject is not installed: skipped; scripts/install-peers.sh installs it"
         fi
     done
     subjects=(${left[@]+"${left[@]}"})
@@ -128,6 +131,13 @@ build() {
     if [[ " ${subjects[*]-} " == *" fastlb-"* ]]; then
         cargo build --release --quiet --manifest-path "$ROOT/Cargo.toml" -p fastlb
     fi
+    # What was built from an older tree is no peer of this one.
+    local peer
+    for peer in pingora go; do
+        if [[ " ${subjects[*]-} " == *" $peer "* ]]; then
+            "$ROOT/scripts/install-peers.sh" --only "$peer"
+        fi
+    done
 }
 
 prepare() {
@@ -147,11 +157,12 @@ prepare() {
 describe_machine() {
     python3 - "$(commit_of_tree)" "$(cpu_model)" "$(nproc)" "$(uname -r)" \
         "$(version "$bin/fastlb" --version)" "$(version nginx -v)" "$(version haproxy -v)" \
+        "$(pingora_version)" "$(version caddy version)" "$(version "$peers/go" --version)" \
         "$(version wrk -v)" "$(cat /proc/sys/net/ipv4/tcp_congestion_control)" \
         "$rounds" "$seconds" "$CLIENTS" "$IDLE_CONNECTIONS" <<'EOF'
 import datetime, json, sys
-names = ["commit", "cpu", "cores", "kernel", "fastlb", "nginx", "haproxy", "wrk",
-         "congestion_control", "rounds", "seconds", "clients", "idle_connections"]
+names = ["commit", "cpu", "cores", "kernel", "fastlb", "nginx", "haproxy", "pingora", "caddy", "go",
+         "wrk", "congestion_control", "rounds", "seconds", "clients", "idle_connections"]
 machine = {"date": datetime.date.today().isoformat()} | dict(zip(names, sys.argv[1:]))
 print(json.dumps(machine, indent=2))
 EOF

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from statistics import median
 
-SUBJECTS = ["direct", "floor", "fastlb-io-uring", "fastlb-epoll", "nginx", "haproxy"]
+SUBJECTS = ["direct", "floor", "fastlb-io-uring", "fastlb-epoll", "nginx", "haproxy", "pingora",
+            "caddy", "go"]
 # Whose cost is put in proportion to everybody else's.
 BASES = ["fastlb-io-uring", "fastlb-epoll", "floor"]
 # What compare.sh asks for in its cases large and bulk.

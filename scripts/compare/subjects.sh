@@ -1,10 +1,22 @@
 # How compare.sh starts each program that it measures, with its configuration from bench/peers.
-# Sourced, not run. Each start sets `address`, which the cases drive.
+# Sourced, not run. Each start sets `address`, which the cases drive. Who sources it sets `peers`,
+# the folder of those that install-peers.sh builds.
 # shellcheck shell=bash
+
+# Whether the program is there; what is ours is built by compare.sh.
+is_installed() { # SUBJECT
+    case "$1" in
+        nginx | haproxy | caddy) command -v "$1" >/dev/null ;;
+        pingora | go) [[ -x "$peers/$1" ]] ;;
+        *) true ;;
+    esac
+}
 
 # Whether a subject has part in a case.
 takes_part() { # CASE SUBJECT
     case "$1 $2" in
+        # These know HTTP alone.
+        "bulk pingora" | "bulk go" | "bulk caddy") false ;;
         # The floor relays small messages only.
         "small floor" | "idle floor") true ;;
         *" floor") false ;;
@@ -58,6 +70,29 @@ start_haproxy() {
     start haproxy "$PROXY_CORE" haproxy -db -f "$work/haproxy.cfg"
 }
 
+start_pingora() {
+    start_built pingora
+}
+
+start_go() {
+    start_built go
+}
+
+# A peer that install-peers.sh has built.
+start_built() {
+    address="127.0.0.1:$(free_port)"
+    start "$1" "$PROXY_CORE" "$peers/$1" --listen "$address" \
+        --backends "$(joined , "${backends[@]}")"
+}
+
+# It would keep files in the user's home otherwise.
+start_caddy() {
+    address="127.0.0.1:$(free_port)"
+    fill_in Caddyfile Caddyfile.in "${backends[*]}"
+    start caddy "$PROXY_CORE" env GOMAXPROCS=1 GOGC=400 HOME="$work" XDG_DATA_HOME="$work" \
+        XDG_CONFIG_HOME="$work" caddy run --adapter caddyfile --config "$work/Caddyfile"
+}
+
 # Writes a peer's configuration $1 from the template $2 in bench/peers, with the servers $3.
 fill_in() {
     local limit
@@ -86,6 +121,14 @@ wait_until_it_answers() {
         sleep 0.05
     done
     fail "$1 does not listen on $address: $(tail -n 5 "$work/$1.err")"
+}
+
+# The crate that bench/peers/pingora is built on; the program is as new as its Cargo.lock, because
+# compare.sh builds it again.
+pingora_version() {
+    if ! is_installed pingora; then echo absent; return; fi
+    awk '/^name = "pingora"$/ {getline; gsub(/"/, "", $3); print "pingora " $3}' \
+        "$ROOT/bench/peers/pingora/Cargo.lock"
 }
 
 free_port() {
