@@ -7,6 +7,9 @@
 //! | `/delay/MS` | 100 bytes, MS milliseconds after the request |
 //! | `/echo` | the body of the request, while it arrives |
 //! | `/echo/head` | the head of the request as text, as it arrived |
+//!
+//! Where the request has a body, all but `/echo` take it as it comes and forget it, and answer once
+//! it is complete: an upload to `/` costs no memory.
 
 use crate::head::decimal;
 

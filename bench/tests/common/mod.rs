@@ -46,12 +46,12 @@ impl Program {
         stream
     }
 
-    /// Its resident memory in bytes.
-    pub(crate) fn resident_bytes(&self) -> u64 {
+    /// The most that its resident memory has been, in bytes.
+    pub(crate) fn resident_bytes_max(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status
             .lines()
-            .find(|line| line.starts_with("VmRSS:"))
+            .find(|line| line.starts_with("VmHWM:"))
             .unwrap();
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
