@@ -9,34 +9,26 @@ readonly ROOT
 source "$ROOT/scripts/lib.sh"
 # shellcheck source=scripts/compare/subjects.sh
 source "$ROOT/scripts/compare/subjects.sh"
+# shellcheck source=scripts/compare/probes.sh
+source "$ROOT/scripts/compare/probes.sh"
 # shellcheck source=scripts/compare/cases.sh
 source "$ROOT/scripts/compare/cases.sh"
 readonly DRIVER_CORE=0
 readonly PROXY_CORE=1
-readonly CLIENTS=64
-readonly IDLE_CONNECTIONS=8000
-readonly BULK_CLIENTS=16
-readonly BULK_BYTES=$((1024 * 1024))
-# The case beside: small requests at a rate that is little for anybody, beside flows of bulk.
-readonly BESIDE_RATE=2000
-readonly BESIDE_CLIENTS=16
-readonly BESIDE_FLOWS=8
-readonly BESIDE_BYTES=$((16 * 1024 * 1024))
-# Fleets of the case dead: backends that serve, backends that refuse.
-readonly FLEETS=("3 0" "100 0" "100 900")
 readonly WARM_UP_SECONDS=1
 readonly PROXIES=(floor fastlb-io-uring fastlb-epoll nginx haproxy pingora caddy go)
 
 rounds=5
 seconds=5
 cases=(small idle direct)
-mode=http
 congestion=
 subjects=("${PROXIES[@]}")
 out="$ROOT/target/compare"
 bin="${CARGO_TARGET_DIR:-$ROOT/target}/release"
 peers="${CARGO_TARGET_DIR:-$ROOT/target}/peers"
 work=
+# Requests a second of the case rate, once they are found.
+rate=
 
 usage() {
     cat <<EOF
@@ -45,14 +37,11 @@ Usage: scripts/compare.sh [OPTIONS]
 Compares fastlb with the floor, nginx, HAProxy, Pingora, Caddy and Go. Prints a table in
 Markdown; the raw rounds go to DIR/rounds.jsonl, the machine and the versions to
 DIR/machine.json. A peer that is not installed is skipped; scripts/install-peers.sh
-installs them.
+installs them. DIR/report.md has the tables too, DIR/CASE.svg a chart of each.
 
   --rounds N      interleaved rounds (default $rounds)
   --seconds S     seconds that each measurement lasts (default $seconds)
-  --cases LIST    of small, idle, direct, large, bulk, dead, beside (default the first three); large is
-                  HTTP with bodies of 1 MiB, bulk the same bytes through proxies that know only
-                  TCP, dead is small before fleets of which most backends refuse, beside the
-                  latency of a few small requests beside bulk (needs root and chrt)
+  --cases LIST    of the cases below, or all (default $(joined , "${cases[@]}"))
   --only LIST     of ${PROXIES[*]} (default all)
   --congestion C  in a network namespace of its own, with this TCP congestion control (needs
                   root): the default of most kernels is cubic, one that paces (bbr) arms a timer
@@ -61,8 +50,23 @@ installs them.
                   bench/results/DATE-NAME for what is to be kept
   --help          this text
 
-The proxy runs on core $PROXY_CORE, the driver (wrk, one thread) and three origins on
-core $DRIVER_CORE.
+Cases:
+  small, small16, small512     100-byte bodies over 64, 16 and 512 kept connections
+  body1k, body16k, body64k     longer bodies over 64 connections
+  large, upload                bodies of 1 MiB over 16 connections, down and up
+  close                        a connection for each request
+  pipeline                     16 requests under way on each of 16 connections
+  bulk, duplex, pingpong       proxies that know only TCP: large, large both ways, small
+  rate                         latency at a fixed rate, half of what the slowest reaches
+  beside                       latency of a few small requests beside bulk
+  idle                         memory of $IDLE_CONNECTIONS idle connections
+  dead                         small, before fleets of which most backends refuse
+  killed                       errors seen while a backend is killed and comes back
+  direct                       small, without a proxy
+
+The proxy runs on core $PROXY_CORE, the driver (loadgen, one thread) and three origins on
+core $DRIVER_CORE. Root may give driver and origin real-time priority, which rate and beside make
+use of. A measurement takes about two seconds more than its time.
 EOF
 }
 
@@ -73,11 +77,12 @@ main() {
     build
     prepare
     start_origins 3 "$DRIVER_CORE"
+    if has_case rate; then find_rate; fi
     local round
     for ((round = 1; round <= rounds; round++)); do
         run_round "$round"
     done
-    python3 "$ROOT/scripts/compare/report.py" "$out"
+    python3 "$ROOT/scripts/compare/report.py" --write "$out"
 }
 
 parse_flags() {
@@ -86,7 +91,10 @@ parse_flags() {
             --help | -h) usage; exit 0 ;;
             --rounds) rounds="$(positive "$@")"; shift 2 ;;
             --seconds) seconds="$(positive "$@")"; shift 2 ;;
-            --cases) cases=(); read_list cases "${2:-}" small idle direct large bulk dead beside; shift 2 ;;
+            --cases)
+                cases=(); read_list cases "${2:-}" "${CASES[@]}" all
+                if has_case all; then cases=("${CASES[@]}"); fi
+                shift 2 ;;
             --only) subjects=(); read_list subjects "${2:-}" "${PROXIES[@]}"; shift 2 ;;
             --congestion)
                 [[ -n "${2:-}" ]] || fail "--congestion needs a name"
@@ -110,7 +118,7 @@ enter_namespace() {
 
 check_tools() {
     local tool
-    for tool in cargo wrk taskset python3; do
+    for tool in cargo taskset timeout python3; do
         command -v "$tool" >/dev/null || fail "$tool is needed and not installed"
     done
     (($(nproc) >= 2)) || fail "two cores are needed: one for the proxy, one for the driver"
@@ -151,6 +159,7 @@ prepare() {
     work="$(mktemp -d)"
     trap clean_up EXIT
     trap 'exit 130' INT TERM
+    find_priority
     describe_machine >"$out/machine.json"
 }
 
@@ -158,33 +167,33 @@ describe_machine() {
     python3 - "$(commit_of_tree)" "$(cpu_model)" "$(nproc)" "$(uname -r)" \
         "$(version "$bin/fastlb" --version)" "$(version nginx -v)" "$(version haproxy -v)" \
         "$(pingora_version)" "$(version caddy version)" "$(version "$peers/go" --version)" \
-        "$(version wrk -v)" "$(cat /proc/sys/net/ipv4/tcp_congestion_control)" \
-        "$rounds" "$seconds" "$CLIENTS" "$IDLE_CONNECTIONS" <<'EOF'
+        "$(version "$bin/loadgen" --version)" "$(cat /proc/sys/net/ipv4/tcp_congestion_control)" \
+        "$may_be_first" "$rounds" "$seconds" <<'EOF'
 import datetime, json, sys
 names = ["commit", "cpu", "cores", "kernel", "fastlb", "nginx", "haproxy", "pingora", "caddy", "go",
-         "wrk", "congestion_control", "rounds", "seconds", "clients", "idle_connections"]
-machine = {"date": datetime.date.today().isoformat()} | dict(zip(names, sys.argv[1:]))
+         "loadgen", "congestion_control", "real_time", "rounds", "seconds"]
+began = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+machine = {"date": began[:10], "began": began} | dict(zip(names, sys.argv[1:]))
 print(json.dumps(machine, indent=2))
 EOF
 }
 
-# One round: every subject in every case. Each round begins with another subject, so that none
-# always follows the same neighbour.
+# One round: every case, in each every subject, one right after the other. Each round begins with
+# another subject, so that none always follows the same neighbour.
 run_round() {
-    local round="$1" count="${#subjects[@]}" index subject
-    if has_case direct; then
-        note "round $round of $rounds: direct"
-        measure small direct "$round"
-    fi
-    for ((index = 0; index < count; index++)); do
-        subject="${subjects[(index + round - 1) % count]}"
-        note "round $round of $rounds: $subject"
-        if in_turn small; then measure small "$subject" "$round"; fi
-        if in_turn idle; then measure idle "$subject" "$round"; fi
-        if in_turn large; then measure large "$subject" "$round"; fi
-        if in_turn bulk; then mode=tcp; measure bulk "$subject" "$round"; mode=http; fi
-        if in_turn beside; then measure_beside "$subject" "$round"; fi
-        if in_turn dead; then measure_fleets "$subject" "$round"; fi
+    local round="$1" count="${#subjects[@]}" index case subject
+    for case in "${cases[@]}"; do
+        note "round $round of $rounds: $case"
+        if [[ "$case" == direct ]]; then
+            subject=direct
+            measure
+            continue
+        fi
+        for ((index = 0; index < count; index++)); do
+            subject="${subjects[(index + round - 1) % count]}"
+            if ! in_turn; then continue; fi
+            if declare -F "around_$case" >/dev/null; then "around_$case"; else measure; fi
+        done
     done
 }
 
@@ -192,19 +201,22 @@ has_case() {
     [[ " ${cases[*]} " == *" $1 "* ]]
 }
 
-# Whether the case is asked for and the subject has part in it.
+# Whether the subject has part in the case. Who has none in bulk knows no TCP.
 in_turn() {
-    has_case "$1" && takes_part "$1" "$subject"
+    takes_part "$case" "$subject" && { ! is_tcp || takes_part bulk "$subject"; }
 }
 
-# Starts a subject, warms it up, runs the case and stops it. Sets what the cases read.
+is_tcp() {
+    [[ " ${TCP_CASES[*]} " == *" $case "* ]]
+}
+
+# Starts the subject, runs the case and stops it. Sets what the cases read.
 measure() {
-    local case="$1" subject="$2" round="$3" address pid engine
+    local address pid mode=http
+    if is_tcp; then mode=tcp; fi
     "start_${subject//-/_}"
     pid="$(serving_pid "$subject")"
     wait_until_it_answers "$subject"
-    drive "$WARM_UP_SECONDS" >/dev/null
-    engine="$(engine_of "$pid")"
     "case_$case"
     stop "$subject"
 }

@@ -1,103 +1,168 @@
-# What compare.sh does to each program, and what it writes down of it.
-# Sourced, not run. A case finds the program in `subject`, its process in `pid`, its address in
-# `address`, and the round in `round`.
+# What compare.sh does to each program. Sourced, not run. A case finds the program in `subject`, its
+# process in `pid`, its address in `address`, and the round in `round`; what it found goes through
+# `record`.
 # shellcheck shell=bash
 
-# The same balancer before each of the fleets, once it has found out who refuses.
-measure_fleets() {
-    local -r served=("${backends[@]}")
-    local fleet up refusing port
-    start wide "$DRIVER_CORE" "$bin/origin" --name wide --listen 0.0.0.0:0
-    port="$(announced_address wide)"
-    port="${port##*:}"
-    for fleet in "${FLEETS[@]}"; do
-        read -r up refusing <<<"$fleet"
-        # Port 1 is nobody's.
-        mapfile -t backends < <(addresses 1 "$up" "$port"; addresses 101 "$refusing" 1)
-        measure dead "$1" "$2"
-    done
-    stop wide
-    backends=("${served[@]}")
-}
+readonly CASES=(small small16 small512 body1k body16k body64k large upload close pipeline bulk duplex
+    pingpong rate beside idle dead killed direct)
+# Those in which the proxies know only TCP.
+readonly TCP_CASES=(bulk duplex pingpong)
+readonly CLIENTS=64
+# Long bodies; one of the largest fills many of the proxy's buffers.
+readonly BULK_CLIENTS=16
+readonly BULK_BYTES=$((1024 * 1024))
+readonly PIPELINE_CLIENTS=16
+readonly PIPELINE_DEPTH=16
+readonly IDLE_CONNECTIONS=8000
+# The case rate: this share of what the slowest reached in a run before the rounds.
+readonly RATE_PERCENT=50
+# The case beside: small requests at a rate that is little for anybody, beside flows of bulk.
+readonly BESIDE_RATE=2000
+readonly BESIDE_CLIENTS=16
+readonly BESIDE_FLOWS=8
+readonly BESIDE_BYTES=$((16 * 1024 * 1024))
+# Fleets of the case dead: backends that serve, backends that refuse.
+readonly FLEETS=("3 0" "100 0" "100 900")
+# The case killed: requests that take so long that some always wait for the one that is killed, and
+# the time before its death and after its return.
+readonly KILLED_RATE=3000
+readonly KILLED_DELAY_MS=5
+readonly KILLED_CLIENTS=256
+readonly KILLED_SECONDS_BEFORE=1
+readonly KILLED_SECONDS_AFTER=3
 
-# Prints $2 addresses of the loopback network with the port $3, from 127.0.$1.1 on.
-addresses() {
-    local index
-    for ((index = 0; index < $2; index++)); do
-        echo "127.0.$(($1 + index / 250)).$((index % 250 + 1)):$3"
-    done
-}
-
-case_dead() {
-    local down=0
-    for _ in {1..200}; do
-        down="$(grep -c ' is down: ' "$work/$subject.err" || true)"
-        if ((down >= refusing)); then break; fi
-        sleep 0.05
-    done
-    ((down >= refusing)) || fail "$subject found out $down of $refusing that refuse"
-    drive "$WARM_UP_SECONDS" >/dev/null
-    case_small "\"fleet\": \"$up up, $refusing refusing\","
-}
-
-# With one origin: several would wait for each other on their core.
-measure_beside() {
-    local -r served=("${backends[@]}")
-    backends=("${backends[0]}")
-    measure beside "$1" "$2"
-    backends=("${served[@]}")
-}
-
-# The latency of small requests alone and beside bulk. Their driver and the origin go before
-# everybody else on the core that they share with the bulk's driver: what is seen is the proxy's.
-case_beside() {
-    local alone beside flows
-    chrt --fifo --all-tasks --pid 10 "$(pid_of origin1)"
-    alone="$(pace)"
-    path="bytes/$BESIDE_BYTES" connections="$BESIDE_FLOWS" drive "$((seconds + 3))" \
-        >"$work/bulk.json" &
-    flows=$!
-    sleep 1
-    beside="$(pace)"
-    wait "$flows"
-    record "\"alone\": $alone, \"beside\": $beside, \"wrk\": $(<"$work/bulk.json")"
-    chrt --other --all-tasks --pid 0 "$(pid_of origin1)"
-}
-
-# Sends small requests at a fixed rate and prints what became of them as JSON, on one line.
-pace() {
-    chrt --fifo 20 taskset -c "$DRIVER_CORE" "$bin/loadgen" --connections "$BESIDE_CLIENTS" \
-        --rate "$BESIDE_RATE" --duration "${seconds}s" --json "http://$address/" 2>/dev/null \
-        | python3 -c 'import json, sys
-result = json.load(sys.stdin)
-print(json.dumps({name: result[name] for name in ("latency_ms", "good", "failures")}))'
-}
-
-# Requests over kept connections; what the process and its core used meanwhile. $1 is what else
-# belongs into the record.
 case_small() {
-    local ticks busy total wrk
-    ticks="$(process_ticks)"
-    read -r busy total <<<"$(core_ticks)"
-    wrk="$(drive "$seconds")"
-    ticks="$(($(process_ticks) - ticks))"
-    read -r busy total <<<"$(core_ticks | awk -v b="$busy" -v t="$total" '{print $1-b, $2-t}')"
-    record "${1:-}" "\"ticks\": $ticks, \"tick_hz\": $(getconf CLK_TCK), \"core_busy_ticks\": $busy," \
-        "\"core_total_ticks\": $total, \"rss_kib\": $(resident_kib), \"wrk\": $wrk"
+    steady / --connections "$CLIENTS"
 }
 
-# Bytes in large pieces; a request is one of them, whether the proxy knows it or not.
+case_small16() {
+    steady / --connections 16
+}
+
+case_small512() {
+    steady / --connections 512
+}
+
+case_body1k() {
+    steady /bytes/1024 --connections "$CLIENTS"
+}
+
+case_body16k() {
+    steady /bytes/16384 --connections "$CLIENTS"
+}
+
+case_body64k() {
+    steady /bytes/65536 --connections "$CLIENTS"
+}
+
 case_large() {
-    path="bytes/$BULK_BYTES" connections="$BULK_CLIENTS" case_small
+    steady "/bytes/$BULK_BYTES" --connections "$BULK_CLIENTS"
+}
+
+# The origin takes the body and answers with 100 bytes.
+case_upload() {
+    steady / --connections "$BULK_CLIENTS" --body-bytes "$BULK_BYTES"
+}
+
+case_close() {
+    steady / --connections "$CLIENTS" --no-keep-alive
+}
+
+case_pipeline() {
+    steady / --connections "$PIPELINE_CLIENTS" --pipeline "$PIPELINE_DEPTH"
 }
 
 case_bulk() {
     case_large
 }
 
+# Both ways at once: the origin echoes while it still receives.
+case_duplex() {
+    steady /echo --connections "$BULK_CLIENTS" --body-bytes "$BULK_BYTES"
+}
+
+# A request and its response are one turn; the proxy sees two small messages.
+case_pingpong() {
+    case_small
+}
+
+# The origin itself on the proxy's core stands in the table of the small requests.
+case_direct() {
+    local case=small
+    case_small
+}
+
+around_rate() {
+    with_one_origin measure
+}
+
+# Latency at a fixed rate, from the intended moments. Driver and origin go before everybody else
+# on their core, where that is allowed: what is seen is the proxy's. Neither goes before the other:
+# a driver that does interrupts the origin for every event and takes half of the core for it (p50
+# of 19 000 a second: 3 ms, and 0.14 ms without).
+case_rate() {
+    in_real_time "$ORIGIN_PRIORITY" steady / --connections "$CLIENTS" --rate "$rate"
+}
+
+# Sets `rate` from what the slowest of the subjects reaches.
+find_rate() {
+    local case=rate round=0 subject slowest=
+    for subject in "${subjects[@]}"; do
+        if ! in_turn; then continue; fi
+        note "looking for the rate: $subject"
+        case=pre_run with_one_origin measure
+        if [[ -z "$slowest" ]] || ((reached < slowest)); then slowest="$reached"; fi
+    done
+    rate="$((${slowest:-0} * RATE_PERCENT / 100))"
+    if ((rate == 0)); then fail "no rate was found for the case rate"; fi
+}
+
+case_pre_run() {
+    case_small
+    reached="$(python3 -c 'import json, sys
+print(int(json.load(open(sys.argv[1]))["requests_per_s"]))' "$work/load.json")"
+}
+
+around_beside() {
+    with_one_origin measure
+}
+
+# The latency of small requests alone and beside bulk. Their driver goes before the origin, which
+# goes before the bulk's driver: it must not wait while the origin is busy with bulk.
+case_beside() {
+    warm_up
+    in_real_time "$((ORIGIN_PRIORITY + 10))" pace_alone_and_beside
+}
+
+pace_alone_and_beside() {
+    local alone beside flows
+    alone="$(pace)"
+    begin_driving "$((seconds + 3))" "/bytes/$BESIDE_BYTES" --connections "$BESIDE_FLOWS"
+    sleep 1
+    beside="$(pace)"
+    end_driving
+    flows="$(one_line "$work/driver.out")"
+    record "\"alone\": $alone, \"beside\": $beside, \"load\": $flows"
+}
+
+# Sends small requests at a fixed rate and prints what was found, on one line.
+pace() {
+    drive "$seconds" / --connections "$BESIDE_CLIENTS" --rate "$BESIDE_RATE" >"$work/pace.json"
+    one_line "$work/pace.json"
+}
+
+# Runs a command with one origin: several would wait for each other on their core.
+with_one_origin() {
+    local -r served=("${backends[@]}")
+    backends=("${backends[0]}")
+    "$@"
+    backends=("${served[@]}")
+}
+
 # Resident memory before and while many answered connections are held.
 case_idle() {
     local before after held input="$work/hold.in"
+    warm_up
     before="$(resident_kib)"
     mkfifo "$input"
     exec 9<>"$input"
@@ -121,34 +186,70 @@ wait_for_hold() {
     return 1
 }
 
-# Runs wrk for $1 seconds and prints its figures as JSON.
-drive() {
-    taskset -c "$DRIVER_CORE" wrk --threads 1 --connections "${connections:-$CLIENTS}" \
-        --duration "${1}s" --latency --script "$ROOT/scripts/compare/wrk.lua" \
-        "http://$address/${path:-}" \
-        | sed -n 's/^JSON //p'
+# The same balancer before each of the fleets, once it has found out who refuses.
+around_dead() {
+    local -r served=("${backends[@]}")
+    local fleet up refusing port
+    start wide "$DRIVER_CORE" "$bin/origin" --name wide --listen 0.0.0.0:0
+    port="$(announced_address wide)"
+    port="${port##*:}"
+    for fleet in "${FLEETS[@]}"; do
+        read -r up refusing <<<"$fleet"
+        # Port 1 is nobody's.
+        mapfile -t backends < <(addresses 1 "$up" "$port"; addresses 101 "$refusing" 1)
+        measure
+    done
+    stop wide
+    backends=("${served[@]}")
 }
 
-# User and system time of all threads of the process, in ticks.
-process_ticks() {
-    sed 's/.*) //' "/proc/$pid/stat" | awk '{print $12 + $13}'
+# Prints $2 addresses of the loopback network with the port $3, from 127.0.$1.1 on.
+addresses() {
+    local index
+    for ((index = 0; index < $2; index++)); do
+        echo "127.0.$(($1 + index / 250)).$((index % 250 + 1)):$3"
+    done
 }
 
-# Busy and total time of the proxy's core, in ticks; guest time is part of user time.
-core_ticks() {
-    awk -v cpu="cpu$PROXY_CORE" '$1 == cpu {
-        total = $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9
-        print total - $5 - $6, total
-    }' /proc/stat
+case_dead() {
+    local down=0
+    for _ in {1..200}; do
+        down="$(grep -c ' is down: ' "$work/$subject.err" || true)"
+        if ((down >= refusing)); then break; fi
+        sleep 0.05
+    done
+    ((down >= refusing)) || fail "$subject found out $down of $refusing that refuse"
+    more="\"fleet\": \"$up up, $refusing refusing\"," case_small
 }
 
-# Exact, unlike the VmRSS of /proc/PID/status, which the kernel updates in batches.
-resident_kib() {
-    awk '$1 == "Rss:" {print $2}' "/proc/$pid/smaps_rollup"
+# HAProxy repeats a request that it has sent only where that is configured, and the other cases
+# need not pay for it: its configuration asks for this variable.
+around_killed() {
+    export FASTLB_COMPARE_RETRIES=1
+    measure
+    unset FASTLB_COMPARE_RETRIES
+    stop restarted
+    start origin2 "$DRIVER_CORE" "$bin/origin" --name origin2 --listen "${backends[1]}"
+    announced_address origin2 >/dev/null
 }
 
-# Appends one line of raw data.
-record() {
-    printf '{"case": "%s", "round": %d, "subject": "%s", "engine": "%s", %s}\n' \
-        "$case" "$round" "$subject" "$engine" "$*" >>"$out/rounds.jsonl"
+# What clients see of a backend that is killed and comes back. They only GET, so that every
+# request whose response has not begun may go to another backend.
+case_killed() {
+    local victim load total="$((KILLED_SECONDS_BEFORE + seconds + KILLED_SECONDS_AFTER))"
+    warm_up
+    begin_driving "$total" "/delay/$KILLED_DELAY_MS" --connections "$KILLED_CLIENTS" \
+        --rate "$KILLED_RATE"
+    sleep "$KILLED_SECONDS_BEFORE"
+    victim="$(pid_of origin2)"
+    # The shell would report its death.
+    disown "$victim"
+    kill -KILL "$victim"
+    stop origin2
+    sleep "$seconds"
+    start restarted "$DRIVER_CORE" "$bin/origin" --name restarted --listen "${backends[1]}"
+    announced_address restarted >/dev/null
+    end_driving
+    load="$(one_line "$work/driver.out")"
+    record "\"down_s\": $seconds, \"load\": $load"
 }

@@ -18,7 +18,7 @@ takes_part() { # CASE SUBJECT
         # These know HTTP alone.
         "bulk pingora" | "bulk go" | "bulk caddy") false ;;
         # The floor relays small messages only.
-        "small floor" | "idle floor") true ;;
+        "small"*" floor" | "rate floor" | "idle floor") true ;;
         *" floor") false ;;
         # Measured once it is known who refuses, and fastlb alone says so.
         "dead fastlb-"*) true ;;
