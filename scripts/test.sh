@@ -51,6 +51,11 @@ if cargo deny --version >/dev/null 2>&1; then
 else
     echo "== deny: skipped, cargo-deny is not installed (cargo install cargo-deny)"
 fi
+if command -v python3 >/dev/null; then
+    step report python3 scripts/compare/tests.py
+else
+    echo "== report: skipped, python3 is not installed"
+fi
 step test run_tests
 
 if ((${#failed_steps[@]})); then
