@@ -2,8 +2,10 @@
 //!
 //! What a request means is the session's affair; here are only sockets and time.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token};
@@ -33,6 +35,9 @@ pub struct Server {
     acceptor: Acceptor,
     clients: Slab<Client>,
     delays: Delays,
+    /// Clients in the middle of a long body. They take turns of one a loop, so that a small request
+    /// beside them waits for one turn and not for all.
+    bulk: VecDeque<Waiter>,
     replies: Replies,
     scratch: Box<[u8]>,
     accepted: u64,
@@ -47,6 +52,7 @@ impl Server {
             poll,
             clients: Slab::new(),
             delays: Delays::default(),
+            bulk: VecDeque::new(),
             replies: Replies::new(&options.name),
             scratch: vec![0; READ_BYTES_MAX].into_boxed_slice(),
             accepted: 0,
@@ -62,16 +68,22 @@ impl Server {
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
-            match self.poll.poll(&mut events, self.delays.timeout()) {
+            let timeout = match self.bulk.is_empty() {
+                true => self.delays.timeout(),
+                false => Some(Duration::ZERO),
+            };
+            match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
             for event in &events {
                 match event.token() {
                     LISTENER => self.accept()?,
+                    Token(key) if self.is_bulk(key) => self.queue(key),
                     Token(key) => self.serve(key, event.is_read_closed()),
                 }
             }
+            self.serve_bulk();
             self.wake_delayed();
         }
     }
@@ -87,6 +99,7 @@ impl Server {
                 stream,
                 session: Session::default(),
                 serial: self.accepted,
+                queued: false,
             });
         }
         Ok(())
@@ -109,14 +122,34 @@ impl Server {
                     },
                 );
             }
-            Ok(Progress::Yields) => {
-                let (registry, token) = (self.poll.registry(), Token(key));
-                let again = registry.reregister(&mut client.stream, token, BOTH_WAYS);
-                if again.is_err() {
-                    drop(self.clients.remove(key));
-                }
-            }
+            Ok(Progress::Yields) => self.queue(key),
             Ok(Progress::Over) | Err(_) => drop(self.clients.remove(key)),
+        }
+    }
+
+    fn is_bulk(&self, key: usize) -> bool {
+        let client = self.clients.get(key);
+        client.is_some_and(|client| client.session.output.has_run())
+    }
+
+    /// Has a client wait for its turn.
+    fn queue(&mut self, key: usize) {
+        if let Some(client) = self.clients.get_mut(key)
+            && !std::mem::replace(&mut client.queued, true)
+        {
+            let serial = client.serial;
+            self.bulk.push_back(Waiter { key, serial });
+        }
+    }
+
+    fn serve_bulk(&mut self) {
+        if let Some(Waiter { key, serial }) = self.bulk.pop_front()
+            && let Some(client) = self.clients.get_mut(key)
+            && client.serial == serial
+        {
+            client.queued = false;
+            // Its events were passed over meanwhile, the end of its side among them.
+            self.serve(key, true);
         }
     }
 
@@ -139,6 +172,8 @@ struct Client {
     session: Session,
     /// Tells it from another client that had the same key before.
     serial: u64,
+    /// It waits for its turn among those with long bodies.
+    queued: bool,
 }
 
 enum Progress {
