@@ -160,8 +160,12 @@ pub const CHUNKS_RETURN_BATCH: usize = 16;
 pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;
 /// Bytes that must come at a time for splicing to go on; fewer are cheaper to copy.
 pub const SPLICE_BATCH_BYTES_MIN: usize = 16 * 1024;
-/// Bytes of one direction that a worker moves before it turns to everybody else.
-pub const RELAY_TURN_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of bulk that a worker splices, for all flows together, before it turns to everybody else.
+/// A quarter of a mebibyte is a tenth of a millisecond; less would cost bulk more than it saves.
+pub const RELAY_TURN_BYTES_MAX: usize = 256 * 1024;
+/// Sends that go at once, and not at the end of the turn, after bulk was spliced: about as many as
+/// a turn has. Beside bulk a turn may last for milliseconds.
+pub const SENDS_AT_ONCE: u32 = 64;
 /// Pipes that a worker may have; each is two descriptors. A slow reader has one until he has taken
 /// all that is in it, so as many of those leave none to the others, who copy meanwhile.
 pub const PIPES_MAX: usize = 16;

@@ -8,11 +8,10 @@
 //! here, with the kernel (the ring engine lends it from home), or in a [`Chunk`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 
+use super::queue::{Queue, Turn};
 use super::sys;
 use crate::limits;
 
@@ -106,7 +105,7 @@ impl Drop for Chunk {
     fn drop(&mut self) {
         self.group.held.set(self.group.held.get() - 1);
         self.group.home.borrow_mut().push(self.id);
-        self.group.grant_one();
+        self.group.waiting.grant_one();
     }
 }
 
@@ -118,7 +117,7 @@ pub(super) struct Group {
     slabs: RefCell<Vec<NonNull<u8>>>,
     home: RefCell<Vec<u16>>,
     held: Cell<usize>,
-    waiting: RefCell<VecDeque<Rc<Ticket>>>,
+    waiting: Rc<Queue>,
 }
 
 impl Group {
@@ -138,7 +137,7 @@ impl Group {
             slabs: RefCell::default(),
             home: RefCell::default(),
             held: Cell::new(0),
-            waiting: RefCell::default(),
+            waiting: Rc::default(),
         })
     }
 
@@ -232,13 +231,8 @@ impl Group {
     }
 
     /// A place in the queue of those who wait for a chunk.
-    pub(super) fn wait(self: &Rc<Self>) -> Turn {
-        let ticket = Rc::<Ticket>::default();
-        self.waiting.borrow_mut().push_back(ticket.clone());
-        Turn {
-            group: self.clone(),
-            ticket,
-        }
+    pub(super) fn wait(&self) -> Turn {
+        self.waiting.wait()
     }
 
     /// Lets waiters try again for the chunks that nobody holds. A waiter that was let in may find
@@ -246,26 +240,10 @@ impl Group {
     /// wake everybody in time; the tick calls this.
     pub(super) fn grant_available(&self) {
         for _ in 0..self.made().saturating_sub(self.held()) {
-            if !self.grant_one() {
+            if !self.waiting.grant_one() {
                 return;
             }
         }
-    }
-
-    fn grant_one(&self) -> bool {
-        let mut waiting = self.waiting.borrow_mut();
-        while let Some(ticket) = waiting.pop_front() {
-            // The only holder is this queue: whoever waited has gone.
-            if Rc::strong_count(&ticket) == 1 {
-                continue;
-            }
-            ticket.granted.set(true);
-            if let Some(waker) = ticket.waker.take() {
-                waker.wake();
-            }
-            return true;
-        }
-        false
     }
 
     /// Chunks that there are, wherever they are.
@@ -278,40 +256,10 @@ impl Group {
     }
 }
 
-/// A place in the queue for a chunk, first come first served.
-pub(super) struct Turn {
-    group: Rc<Group>,
-    ticket: Rc<Ticket>,
-}
-
-#[derive(Default)]
-struct Ticket {
-    granted: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Turn {
-    /// Ready once a chunk came back that this place in the queue may have.
-    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.ticket.granted.take() {
-            return Poll::Ready(());
-        }
-        *self.ticket.waker.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // Granted and never used: the next in the queue has it.
-        if self.ticket.granted.take() {
-            self.group.grant_one();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     fn waiting(turn: &Turn) -> bool {

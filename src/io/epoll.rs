@@ -17,8 +17,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::LocalSet;
 
-use super::buffer::{BufferOptions, Chunk, ChunkSize, Group, Turn};
+use super::buffer::{BufferOptions, Chunk, ChunkSize, Group};
 use super::pipe::{Pipe, Pipes};
+use super::queue::Turn;
+use super::turns::{BulkTurn, Turns};
 use super::{Address, Expect, Io, Parcel, Usage, moved, sys};
 
 /// A handle to the epoll engine of the thread it lives on.
@@ -29,6 +31,7 @@ struct Inner {
     small: Rc<Group>,
     large: Rc<Group>,
     pipes: Rc<Pipes>,
+    turns: Rc<Turns>,
     chunk_waits: Cell<u64>,
 }
 
@@ -61,9 +64,16 @@ impl Io for Epoll {
             small: Group::new(ChunkSize::Small, buffers.small_chunks_max),
             large: Group::new(ChunkSize::Large, buffers.large_chunks_max),
             pipes: Rc::default(),
+            turns: Rc::default(),
             chunk_waits: Cell::new(0),
         }));
-        let output = LocalSet::new().block_on(&runtime, async { main(io.clone()).await });
+        let output = LocalSet::new().block_on(&runtime, async {
+            let keeper = io.0.turns.clone().keep(tokio::task::yield_now);
+            let keeper = tokio::task::spawn_local(keeper);
+            let output = main(io.clone()).await;
+            keeper.abort();
+            output
+        });
         Ok((output, io.usage()))
     }
 
@@ -158,6 +168,10 @@ impl Io for Epoll {
         })
     }
 
+    fn bulk_turn(&self) -> BulkTurn {
+        BulkTurn::new(&self.0.turns)
+    }
+
     fn pipe(&self) -> Option<Pipe> {
         self.0.pipes.lend()
     }
@@ -168,7 +182,8 @@ impl Io for Epoll {
         pipe: &mut Pipe,
         most: usize,
     ) -> io::Result<Option<usize>> {
-        moved(from.try_io(Interest::READABLE, |socket| pipe.fill(socket, most)))
+        let filled = from.try_io(Interest::READABLE, |socket| pipe.fill(socket, most));
+        self.0.turns.counted(moved(filled))
     }
 
     fn splice_out(&self, pipe: &mut Pipe, to: &Self::Socket) -> io::Result<Option<usize>> {
@@ -344,9 +359,8 @@ fn poll_send(
 ) -> Poll<io::Result<()>> {
     while *sent < parcel.len() {
         let mut ready = ready!(socket.poll_write_ready(cx))?;
-        let (lead, body) = (parcel.lead.as_slice(), parcel.body());
-        let from_lead = (*sent).min(lead.len());
-        match sys::send(socket, &lead[from_lead..], &body[*sent - from_lead..]) {
+        let (lead, body) = parcel.behind(*sent);
+        match sys::send(socket, lead, body) {
             Ok(bytes) => *sent += bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -9,9 +9,11 @@ mod deadline;
 pub mod epoll;
 mod parcel;
 mod pipe;
+mod queue;
 #[cfg(test)]
 pub(crate) mod sim;
 mod sys;
+mod turns;
 mod unix;
 pub mod uring;
 
@@ -32,6 +34,7 @@ pub use sys::{
     check_port_free, is_out_of_descriptors, listen, local_address, pin_to_processor,
     raise_descriptor_limit, use_small_pages,
 };
+pub use turns::BulkTurn;
 pub use unix::{SocketFile, listen_unix};
 pub use uring::{ProbeError, Uring, probe};
 
@@ -137,6 +140,10 @@ pub trait Io: Clone + 'static {
 
     /// Waits until there is room to send.
     fn writable(&self, socket: &Self::Socket) -> impl Future<Output = io::Result<()>> + Unpin;
+
+    /// Waits for a turn to move bulk: those of all flows of a worker together are short, and
+    /// everybody else has one in between.
+    fn bulk_turn(&self) -> BulkTurn;
 
     /// An empty pipe for [`Io::splice_in`], or `None` where bytes have to be copied.
     fn pipe(&self) -> Option<Pipe>;

@@ -28,6 +28,12 @@ impl Parcel {
         self.lead.len() + self.body().len()
     }
 
+    /// What follows the first `sent` bytes: of the lead, and of the body behind it.
+    pub(super) fn behind(&self, sent: usize) -> (&[u8], &[u8]) {
+        let from_lead = sent.min(self.lead.len());
+        (&self.lead[from_lead..], &self.body()[sent - from_lead..])
+    }
+
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         self.lead.is_empty() && self.body.is_none()

@@ -21,7 +21,7 @@ pub(crate) use host::{Dial, Host};
 pub(crate) use wire::End;
 pub(crate) use world::{Fault, Network, World};
 
-use super::{Address, BufferOptions, ChunkSize, Expect, Io, Parcel, Pipe, Usage};
+use super::{Address, BufferOptions, BulkTurn, ChunkSize, Expect, Io, Parcel, Pipe, Usage};
 use operation::{Operation, RecvOutput};
 
 /// A handle to a simulated world, as the worker under test sees it.
@@ -100,6 +100,11 @@ impl<const ATTENDED: bool> Io for Sim<ATTENDED> {
     /// Always so, also where a send finds no room.
     fn writable(&self, _socket: &Self::Socket) -> impl Future<Output = io::Result<()>> + Unpin {
         std::future::ready(Ok(()))
+    }
+
+    /// There is no bulk.
+    fn bulk_turn(&self) -> BulkTurn {
+        BulkTurn::default()
     }
 
     /// There are none: what would be spliced is copied.

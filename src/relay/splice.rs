@@ -41,6 +41,7 @@ pub(super) async fn splice<I: Io>(
         while let Err(stop) = from.readable(pace.deadline).await {
             pace.goes_on(stop, || from.io.is_lost(to))?;
         }
+        from.io.bulk_turn().await;
         let Some(mut pipe) = from.io.pipe() else {
             return Ok(Batch::Copy);
         };

@@ -25,6 +25,7 @@ on_both_engines!(
     pipes_run_out_come_home_and_are_closed,
     a_pipe_dropped_with_bytes_in_it_is_closed,
     who_splices_lets_others_have_their_turn,
+    a_send_right_after_a_splice_is_whole,
 );
 
 fn a_dropped_wait_for_readiness_ends<I: Io>() {
@@ -237,4 +238,27 @@ fn who_splices_lets_others_have_their_turn<I: Io>() {
 /// Lets as many ticks pass as idle pipes are kept for.
 fn close_pipes<I: Io>(io: &I) {
     (0..2 * limits::PIPE_IDLE_TICKS).for_each(|_| io.tick());
+}
+
+/// It may go at once, as far as there is room, and the rest of it later.
+fn a_send_right_after_a_splice_is_whole<I: Io>() {
+    run(BufferOptions::default(), async |io: I| {
+        let ((ours, theirs), (from, _source)) = (pair(&io).await, pair(&io).await);
+        for bytes in [1, 100_000, 16 << 20] {
+            let body: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
+            let mut pipe = io.pipe().unwrap();
+            assert!(io.splice_in(&from, &mut pipe, 1).unwrap().is_none());
+            let sending = async { io.send(&ours, parcel(&body)).await.0.unwrap() };
+            let receiving = async {
+                let mut heard = Vec::new();
+                while heard.len() < bytes {
+                    let chunk = io.recv(&theirs, ChunkSize::Large, Expect::Now).await;
+                    heard.extend_from_slice(chunk.unwrap().unwrap().bytes());
+                }
+                heard
+            };
+            let ((), heard) = tokio::join!(sending, receiving);
+            assert!(heard == body, "{bytes} bytes");
+        }
+    });
 }

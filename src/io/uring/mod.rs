@@ -25,6 +25,7 @@ pub use recv::Recv;
 
 use super::buffer::{BufferOptions, ChunkSize, Group};
 use super::pipe::{Pipe, Pipes};
+use super::turns::{BulkTurn, Turns};
 use super::{Address, Expect, Io, Parcel, Stopwatch, Usage, moved, sys};
 use crate::limits;
 use op::Orphans;
@@ -39,6 +40,7 @@ struct Ring {
     large: Rc<Group>,
     orphans: Rc<Orphans>,
     pipes: Rc<Pipes>,
+    turns: Rc<Turns>,
     /// Headers of vectored sends, kept for the next ones.
     #[expect(
         clippy::vec_box,
@@ -46,6 +48,8 @@ struct Ring {
     )]
     gathers: RefCell<Vec<Box<Gather>>>,
     chunk_waits: Cell<u64>,
+    /// Sends to come that do not wait for the end of a turn in which bulk is spliced.
+    sends_at_once: Cell<u32>,
 }
 
 /// The options that a ring is built with, for the workers and for the probe alike.
@@ -69,8 +73,10 @@ impl Uring {
             large: Group::new(ChunkSize::Large, buffers.large_chunks_max),
             orphans: Rc::default(),
             pipes: Rc::default(),
+            turns: Rc::default(),
             gathers: RefCell::default(),
             chunk_waits: Cell::new(0),
+            sends_at_once: Cell::new(0),
         };
         Self(Rc::new(ring))
     }
@@ -107,10 +113,14 @@ impl Io for Uring {
         let (output, usage, settled) = runtime.block_on(async {
             let io = Self::new(buffers);
             let keeper = tokio::task::spawn_local(io.0.orphans.clone().keep());
+            let ring = io.0.clone();
+            let turns = io.0.turns.clone().keep(move || stream::pause(&ring));
+            let turns = tokio::task::spawn_local(turns);
             io.0.fill();
             let output = main(io.clone()).await;
             let settled = io.settle().await;
             keeper.abort();
+            turns.abort();
             (output, io.usage(), settled)
         });
         if !settled {
@@ -167,6 +177,10 @@ impl Io for Uring {
         poll::writable(&self.0, socket)
     }
 
+    fn bulk_turn(&self) -> BulkTurn {
+        BulkTurn::new(&self.0.turns)
+    }
+
     fn pipe(&self) -> Option<Pipe> {
         self.0.pipes.lend()
     }
@@ -177,7 +191,8 @@ impl Io for Uring {
         pipe: &mut Pipe,
         most: usize,
     ) -> io::Result<Option<usize>> {
-        moved(pipe.fill(from, most))
+        self.0.sends_at_once.set(limits::SENDS_AT_ONCE);
+        self.0.turns.counted(moved(pipe.fill(from, most)))
     }
 
     fn splice_out(&self, pipe: &mut Pipe, to: &Self::Socket) -> io::Result<Option<usize>> {
@@ -222,6 +237,15 @@ impl Io for Uring {
 }
 
 impl Ring {
+    /// Whether a send is worth a system call of its own. What is submitted goes when the worker
+    /// has nothing else to do, which is cheaper; but beside flows that are spliced that may be
+    /// milliseconds later.
+    fn takes_sends_at_once(&self) -> bool {
+        let left = self.sends_at_once.get();
+        self.sends_at_once.set(left.saturating_sub(1));
+        left > 0
+    }
+
     fn group(&self, size: ChunkSize) -> &Rc<Group> {
         match size {
             ChunkSize::Small => &self.small,

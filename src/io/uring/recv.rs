@@ -12,7 +12,8 @@ use io_uring::{opcode, squeue, types};
 use super::Ring;
 use super::op::{Completion, Data, Op};
 use crate::io::Expect;
-use crate::io::buffer::{Chunk, ChunkSize, Group, Turn};
+use crate::io::buffer::{Chunk, ChunkSize, Group};
+use crate::io::queue::Turn;
 
 /// A receive that is under way.
 pub struct Recv {

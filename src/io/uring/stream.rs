@@ -160,16 +160,55 @@ pub(super) fn send(
     socket: &Rc<OwnedFd>,
     parcel: Parcel,
 ) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin {
+    let sent = match ring.takes_sends_at_once() {
+        true => sys::send(socket, &parcel.lead, parcel.body()),
+        false => Ok(0),
+    };
+    match sent {
+        Ok(sent) if sent < parcel.len() => Send::UnderWay(send_rest(ring, socket, parcel, sent)),
+        Ok(_) => Send::Ended(Some((Ok(()), parcel))),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Send::UnderWay(send_rest(ring, socket, parcel, 0))
+        }
+        Err(error) => Send::Ended(Some((Err(error), parcel))),
+    }
+}
+
+enum Send<F> {
+    UnderWay(F),
+    /// The kernel took all of it at once, or said why not.
+    Ended(Option<(io::Result<()>, Parcel)>),
+}
+
+impl<F: Future<Output = (io::Result<()>, Parcel)> + Unpin> Future for Send<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::UnderWay(op) => Pin::new(op).poll(cx),
+            Self::Ended(ended) => Poll::Ready(ended.take().expect("polled once")),
+        }
+    }
+}
+
+/// Sends what follows the first `sent` bytes.
+fn send_rest(
+    ring: &Rc<Ring>,
+    socket: &Rc<OwnedFd>,
+    parcel: Parcel,
+    sent: usize,
+) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin {
     // MSG_WAITALL has the kernel go on after a partial send: one completion for all of it.
     const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
     let descriptor = types::Fd(socket.as_raw_fd());
     let mut data = SendData {
         socket: socket.clone(),
         parcel,
+        sent,
         ring: ring.clone(),
         gather: None,
     };
-    let entry = match (data.parcel.lead.as_slice(), data.parcel.body()) {
+    let entry = match data.parcel.behind(sent) {
         (only, []) | ([], only) => opcode::Send::new(descriptor, only.as_ptr(), only.len() as u32)
             .flags(FLAGS)
             .build(),
@@ -194,6 +233,8 @@ pub(super) fn send(
 struct SendData {
     socket: Rc<OwnedFd>,
     parcel: Parcel,
+    /// Bytes that were sent before this operation.
+    sent: usize,
     ring: Rc<Ring>,
     gather: Option<Box<Gather>>,
 }
@@ -204,10 +245,14 @@ impl SendData {
             self.ring.gathers.borrow_mut().push(gather);
         }
         let sent = match completion.result() {
-            Ok(sent) if sent as usize == self.parcel.len() => Ok(()),
+            Ok(sent) if self.sent + sent as usize == self.parcel.len() => Ok(()),
             // Less than all in spite of MSG_WAITALL: the connection ended in the middle. Whether
             // this send was told of a reset the kernel does not say behind a count; it may have.
             Ok(_) => Err(io::ErrorKind::ConnectionReset.into()),
+            // The first of it has gone.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && self.sent > 0 => {
+                Err(io::ErrorKind::WriteZero.into())
+            }
             Err(error) => Err(error),
         };
         (sent, self.parcel)
@@ -254,6 +299,26 @@ impl Gather {
         self.message.msg_iovlen = self.pieces.len();
         &raw const self.message
     }
+}
+
+/// Lasts until the ring was entered, and what completed by then is known.
+pub(super) fn pause(ring: &Rc<Ring>) -> impl Future<Output = ()> + Unpin + use<> {
+    // SAFETY: it points to nothing.
+    let op = unsafe { Op::submit(&ring.orphans, Nothing, opcode::Nop::new().build()) };
+    Then {
+        op,
+        end: |_: Nothing, _| (),
+    }
+}
+
+struct Nothing;
+
+impl Data for Nothing {
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+
+    fn take_back(self, _completion: Completion) {}
 }
 
 pub(super) fn sleep(ring: &Rc<Ring>, duration: Duration) -> impl Future<Output = ()> + Unpin {
