@@ -16,6 +16,7 @@ pub mod http1;
 pub mod io;
 pub mod limits;
 pub mod listener;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod server;
 mod signals;

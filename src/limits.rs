@@ -17,6 +17,13 @@ pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
 /// Most interim (1xx) responses before the final one (RFC 9110 section 15.2).
 pub const INTERIM_RESPONSES_MAX: u32 = 32;
 
+/// Longest header of the PROXY protocol that is accepted, its TLVs included. Version 2 has room for
+/// 64 KiB; addresses and what is told of TLS come to some hundred bytes, and nginx takes as many.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;
+/// Time for a whole header of the PROXY protocol: the shortest that its specification allows, so
+/// that a segment may get lost.
+pub const PROXY_TIMEOUT_MS: u64 = 3_000;
+
 /// Time to establish a connection to a backend.
 pub const CONNECT_TIMEOUT_MS: u64 = 3_000;
 /// Time for a whole request head, from its first byte.

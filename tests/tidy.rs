@@ -34,11 +34,15 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "http1/request",
             "http1/response",
             "http1/simulation",
+            "proxy_protocol/receive",
             "upstream",
             "relay",
         ],
     ),
-    ("rules", &["http1", "balance", "health", "stats"]),
+    (
+        "rules",
+        &["http1", "proxy_protocol", "balance", "health", "stats"],
+    ),
     ("machine", &["io", "limits"]),
 ];
 
