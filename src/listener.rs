@@ -66,6 +66,15 @@ pub(crate) struct Door {
     changed: Notify,
 }
 
+/// How a connection came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    /// Who connected; who came over a Unix socket has no address.
+    pub(crate) peer: Option<SocketAddr>,
+    /// Whether the listener demands a header of the PROXY protocol.
+    pub(crate) proxied: bool,
+}
+
 /// A connection that was let in; it has left when this is dropped.
 pub(crate) struct Guest(Rc<Door>);
 

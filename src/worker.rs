@@ -17,7 +17,7 @@ use crate::balance::{Balancer, Snapshot};
 use crate::http1::{self, Gateway, Sessions};
 use crate::io::{BufferOptions, Io, Stopwatch, Usage};
 use crate::limits;
-use crate::listener::{ConnectionLimit, Door};
+use crate::listener::{Arrival, ConnectionLimit, Door};
 use crate::stats::WorkerCounters;
 use crate::tcp;
 use crate::upstream::{self, Backends, Reports};
@@ -25,7 +25,8 @@ use crate::upstream::{self, Backends, Reports};
 /// What a worker is built from.
 pub(crate) struct Options {
     pub(crate) mode: Mode,
-    pub(crate) listeners: Vec<OwnedFd>,
+    /// Sockets to accept on, each with whether it demands a header of the PROXY protocol.
+    pub(crate) listeners: Vec<(OwnedFd, bool)>,
     pub(crate) buffers: BufferOptions,
     pub(crate) fleet: Arc<ArcSwap<Snapshot>>,
     /// Where failures of backends are reported.
@@ -118,8 +119,8 @@ async fn serve<I: Io>(io: I, options: Options, ready: impl FnOnce()) -> io::Resu
     let listeners = options
         .listeners
         .into_iter()
-        .map(|listener| io.listener(listener));
-    let listeners: Vec<I::Listener> = listeners.collect::<io::Result<_>>()?;
+        .map(|(listener, proxied)| Ok((io.listener(listener)?, proxied)));
+    let listeners: Vec<(I::Listener, bool)> = listeners.collect::<io::Result<_>>()?;
     let stopped = Rc::new(Cell::new(false));
     let sessions = Sessions::new(gateway.clone());
     let ticking = spawn_local(tick(
@@ -139,7 +140,7 @@ async fn serve<I: Io>(io: I, options: Options, ready: impl FnOnce()) -> io::Resu
     door.close();
     listeners
         .iter()
-        .for_each(|listener| io.cancel_accept(listener));
+        .for_each(|(listener, _)| io.cancel_accept(listener));
     for acceptor in accepting {
         acceptor.await.map_err(io::Error::other)?;
     }
@@ -184,16 +185,19 @@ fn accept<I: Io>(
     gateway: &Rc<Gateway<I>>,
     sessions: &Rc<Sessions<I>>,
     door: &Rc<Door>,
-    listeners: &[I::Listener],
+    listeners: &[(I::Listener, bool)],
 ) -> Vec<JoinHandle<()>> {
-    let accept_on = |listener: &I::Listener| {
+    let accept_on = |&(ref listener, proxied): &(I::Listener, bool)| {
         let (sessions, gateway_of_tcp) = (sessions.clone(), gateway.clone());
         // A session that panics ends alone: its task is the boundary.
-        let serve = move |socket, peer, guest| match mode {
-            Mode::Http => drop(spawn_local(sessions.clone().open(socket, peer, guest))),
-            Mode::Tcp => {
-                let session = tcp::open(gateway_of_tcp.clone(), socket, peer, guest);
-                drop(spawn_local(session));
+        let serve = move |socket, peer, guest| {
+            let arrival = Arrival { peer, proxied };
+            match mode {
+                Mode::Http => drop(spawn_local(sessions.clone().open(socket, arrival, guest))),
+                Mode::Tcp => {
+                    let session = tcp::open(gateway_of_tcp.clone(), socket, arrival, guest);
+                    drop(spawn_local(session));
+                }
             }
         };
         let shed = {

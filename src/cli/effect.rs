@@ -3,6 +3,8 @@
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
+use crate::config::ListenList;
+
 /// What a flag needs of another one to have an effect.
 struct Need {
     /// The flags that need it, by their ids.
@@ -58,6 +60,9 @@ const NEEDS: [Need; 5] = [
 pub(super) fn lacking(matches: &ArgMatches) -> Option<String> {
     let typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
     let value = |id| matches.get_raw(id)?.next_back()?.to_str();
+    if typed("proxy_trusted") && !demands_headers(matches) {
+        return Some(TRUSTED_IN_VAIN.to_owned());
+    }
     NEEDS.iter().find_map(|need| {
         let flag = need.flags.iter().find(|flag| typed(flag))?;
         let other = value(need.other)?;
@@ -67,4 +72,14 @@ pub(super) fn lacking(matches: &ArgMatches) -> Option<String> {
             format!("--{flag} has no effect with --{name} {other}; it needs {cure}")
         })
     })
+}
+
+const TRUSTED_IN_VAIN: &str = "--proxy-trusted has no effect where no PROXY header is demanded; it \
+    needs --accept-proxy, or --listen ADDR,proxy";
+
+/// Whether any listener demands a header of the PROXY protocol.
+fn demands_headers(matches: &ArgMatches) -> bool {
+    let listen = matches.get_many("listen").into_iter().flatten();
+    let mut listen = listen.flat_map(|ListenList(list)| list);
+    matches.get_flag("accept_proxy") || listen.any(|listen| listen.proxied)
 }

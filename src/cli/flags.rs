@@ -1,6 +1,6 @@
 //! The flags of the balancer, and the [`Config`] that they mean.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -11,11 +11,18 @@ use super::health::HealthFlags;
 use super::values::{self, TimeLimit};
 use super::{Error, NO_BACKENDS, later, usage};
 use crate::balance::Algorithm;
-use crate::config::{BackendList, Config, Cores, Listen, ListenList, Timeouts, parse_duration};
+use crate::config::{
+    BackendList, Config, Cores, Listen, ListenAt, ListenList, Timeouts, parse_duration,
+};
 use crate::io::{BufferOptions, EngineChoice};
 use crate::limits;
+use crate::proxy_protocol::Version;
 use crate::upstream::RetryOn;
 use crate::worker::Mode;
+
+/// Why there is no default: whoever may send the header says who he is.
+const NOBODY_TRUSTED: &str = "demands a PROXY header and would take it from nobody; name the \
+    proxies before fastlb, as in --proxy-trusted 10.0.0.0/8";
 
 /// What the user typed after `fastlb`, each value understood on its own.
 #[derive(Debug, clap::Args)]
@@ -26,7 +33,8 @@ pub(super) struct Flags {
     /// Port to listen on, on all IPv4 addresses; 0 takes a free one [default: 3030].
     #[arg(short, long, value_name = "PORT", env = "FASTLB_PORT")]
     port: Option<u16>,
-    /// IP:PORT or unix:/PATH[,mode=660] to listen on, instead of --port; may be repeated.
+    /// IP:PORT[,proxy] or unix:/PATH[,mode=660][,proxy] to listen on, instead of --port; may be
+    /// repeated. proxy is as --accept-proxy, for that one.
     #[arg(short, long, value_name = "ADDR", env = "FASTLB_LISTEN")]
     pub(super) listen: Vec<ListenList>,
     /// What is balanced: http (requests) or tcp (connections).
@@ -131,6 +139,24 @@ pub(super) struct Flags {
     )]
     #[arg(value_parser = values::network)]
     trusted: Vec<IpNet>,
+    /// Every connection has to begin with a header of the PROXY protocol, version 1 or 2, which
+    /// says who the client is.
+    #[arg(long, env = "FASTLB_ACCEPT_PROXY")]
+    accept_proxy: bool,
+    /// Peers from which that header is taken; may be repeated. Who comes over a Unix socket always
+    /// is.
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "FASTLB_PROXY_TRUSTED",
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = values::network)]
+    proxy_trusted: Vec<IpNet>,
+    /// Every connection to a backend begins with a header of the PROXY protocol: v1 or v2.
+    #[arg(long, value_name = "VERSION", env = "FASTLB_SEND_PROXY")]
+    #[arg(value_parser = Version::from_str)]
+    send_proxy: Option<Version>,
     #[command(flatten)]
     _later: later::Flags,
 }
@@ -144,6 +170,13 @@ impl Flags {
         let listen = self.listen_addresses();
         if let Some(twice) = repeated(&listen) {
             return Err(usage(format!("--listen {twice} is named twice")));
+        }
+        let demands =
+            |listen: &&Listen| listen.proxied && matches!(listen.at, ListenAt::Internet(_));
+        if let Some(listen) = listen.iter().find(demands)
+            && self.proxy_trusted.is_empty()
+        {
+            return Err(usage(format!("{listen} {NOBODY_TRUSTED}")));
         }
         let backends: BackendList = self.backends.join(",").parse().map_err(usage)?;
         if self.mode == Mode::Tcp {
@@ -161,18 +194,24 @@ impl Flags {
             retry_on: self.retry_on,
             health: self.health.into(),
             trusted: self.trusted,
+            proxy_trusted: self.proxy_trusted,
+            send_proxy: self.send_proxy,
             buffers: BufferOptions::default(),
         })
     }
 
     fn listen_addresses(&self) -> Vec<Listen> {
-        if self.listen.is_empty() {
+        let mut listen: Vec<Listen> = if self.listen.is_empty() {
             let port = self.port.unwrap_or(limits::PORT);
-            vec![Listen::Internet((Ipv4Addr::UNSPECIFIED, port).into())]
+            vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()]
         } else {
             let all = self.listen.iter().flat_map(|ListenList(list)| list);
             all.cloned().collect()
+        };
+        for listen in &mut listen {
+            listen.proxied |= self.accept_proxy;
         }
+        listen
     }
 
     fn timeouts(&self) -> Timeouts {

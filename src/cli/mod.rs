@@ -202,6 +202,7 @@ mod tests {
     use crate::fleet::Checks;
     use crate::health::{CheckRules, EjectRules};
     use crate::limits;
+    use crate::proxy_protocol::Version;
     use crate::worker::Mode;
 
     fn order(line: &str) -> Result<Order, Error> {
@@ -292,6 +293,51 @@ mod tests {
         let written: Vec<String> = trusted.iter().map(ToString::to_string).collect();
         assert_eq!(written, ["10.0.0.0/8", "::1/128", "192.0.2.7/32"]);
         assert!(error("-b 127.0.0.1 --trusted all").contains("CIDR"));
+    }
+
+    #[test]
+    fn who_demands_a_header_says_from_whom() {
+        let demanding = |line: &str| {
+            let config = config(&format!("-b 127.0.0.1 {line}"));
+            let proxied = config.listen.iter().map(|listen| listen.proxied);
+            (proxied.collect::<Vec<_>>(), config.proxy_trusted.len())
+        };
+        let table: [(&str, (&[bool], usize)); 6] = [
+            ("", (&[false], 0)),
+            ("--accept-proxy --proxy-trusted 10.0.0.0/8", (&[true], 1)),
+            (
+                "--accept-proxy -l [::1]:1,unix:/a --proxy-trusted ::1,10.0.0.1",
+                (&[true, true], 2),
+            ),
+            (
+                "-l [::1]:1,[::1]:2,proxy --proxy-trusted 0.0.0.0/0,::/0",
+                (&[false, true], 2),
+            ),
+            ("--accept-proxy -l unix:/a", (&[true], 0)),
+            ("-l unix:/a,proxy,mode=600 -l [::1]:1", (&[true, false], 0)),
+        ];
+        for (line, (proxied, trusted)) in table {
+            assert_eq!(demanding(line), (proxied.to_vec(), trusted), "{line}");
+        }
+        let table = [
+            ("--accept-proxy", "0.0.0.0:3030 demands a PROXY header"),
+            ("-l [::1]:1,proxy", "[::1]:1 demands a PROXY header"),
+            ("--accept-proxy --proxy-trusted all", "CIDR"),
+            ("--proxy-trusted ::1", "--proxy-trusted has no effect"),
+            (
+                "-l [::1]:1 --proxy-trusted ::1",
+                "it needs --accept-proxy, or --listen ADDR,proxy",
+            ),
+            ("--send-proxy v3", "there are v1 and v2"),
+        ];
+        for (line, part) in table {
+            let error = error(&format!("-b 127.0.0.1 {line}"));
+            assert!(error.contains(part), "{line}: {error}");
+        }
+        let sends = |line: &str| config(&format!("-b 127.0.0.1:1 {line}")).send_proxy;
+        assert_eq!(sends(""), None);
+        assert_eq!(sends("--send-proxy v1"), Some(Version::V1));
+        assert_eq!(sends("--send-proxy v2 --mode tcp"), Some(Version::V2));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The addresses to listen on as the user writes them.
 //!
-//! `IP:PORT` or `unix:/PATH`, separated by commas; behind the latter `,mode=660` for its file.
+//! `IP:PORT` or `unix:/PATH`, separated by commas; behind each `,proxy` where a header of the PROXY
+//! protocol is demanded, and behind the latter `,mode=660` for its file.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,7 +11,16 @@ use crate::io::{Address, UnixPath, UnixPathError};
 
 /// One address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
+pub struct Listen {
+    /// The address.
+    pub at: ListenAt,
+    /// Whether each connection has to begin with a header of the PROXY protocol.
+    pub proxied: bool,
+}
+
+/// Where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAt {
     /// An IP address and a port; port 0 takes a free one.
     Internet(SocketAddr),
     /// A Unix socket.
@@ -36,22 +46,25 @@ impl FileMode {
 impl Listen {
     /// The address without what belongs to the file.
     pub fn address(&self) -> Address {
-        match self {
-            Self::Internet(address) => (*address).into(),
-            Self::Unix { path, .. } => path.clone().into(),
+        match &self.at {
+            ListenAt::Internet(address) => (*address).into(),
+            ListenAt::Unix { path, .. } => path.clone().into(),
         }
     }
 
     /// Whether both can be listened on at once.
     pub fn excludes(&self, other: &Self) -> bool {
-        let any_port = matches!(self, Self::Internet(address) if address.port() == 0);
+        let any_port = matches!(self.at, ListenAt::Internet(address) if address.port() == 0);
         !any_port && self.address() == other.address()
     }
 }
 
 impl From<SocketAddr> for Listen {
     fn from(address: SocketAddr) -> Self {
-        Self::Internet(address)
+        Self {
+            at: ListenAt::Internet(address),
+            proxied: false,
+        }
     }
 }
 
@@ -78,8 +91,11 @@ pub enum ListenFault {
     #[error("the mode of a socket's file is octal, 0 to 777, as in unix:/run/fastlb.sock,mode=660")]
     Mode,
     /// There is no file that it could be the mode of.
-    #[error("mode= stands once, right behind the unix:/PATH that it is for")]
+    #[error("mode= stands once, behind the unix:/PATH that it is for")]
     ModeOfWhat,
+    /// There is no address that it could be for.
+    #[error("proxy stands once, behind the address that it is for, as in 10.0.0.1:80,proxy")]
+    ProxyOfWhat,
 }
 
 impl FromStr for ListenList {
@@ -88,29 +104,38 @@ impl FromStr for ListenList {
     fn from_str(list: &str) -> Result<Self, Self::Err> {
         let mut all = Vec::new();
         for item in list.split(',').map(str::trim) {
-            match item.strip_prefix("mode=") {
-                None => all.push(parse_address(item)?),
-                Some(digits) => match all.last_mut() {
-                    Some(Listen::Unix {
+            let last: Option<&mut Listen> = all.last_mut();
+            if item == "proxy" {
+                match last {
+                    Some(listen) if !listen.proxied => listen.proxied = true,
+                    _ => return Err(ListenFault::ProxyOfWhat),
+                }
+            } else if let Some(digits) = item.strip_prefix("mode=") {
+                match last.map(|listen| &mut listen.at) {
+                    Some(ListenAt::Unix {
                         mode: mode @ None, ..
                     }) => *mode = Some(parse_mode(digits)?),
                     _ => return Err(ListenFault::ModeOfWhat),
-                },
+                }
+            } else {
+                let at = parse_address(item)?;
+                let proxied = false;
+                all.push(Listen { at, proxied });
             }
         }
         Ok(Self(all))
     }
 }
 
-fn parse_address(item: &str) -> Result<Listen, ListenFault> {
+fn parse_address(item: &str) -> Result<ListenAt, ListenFault> {
     match item.strip_prefix("unix:") {
-        Some(path) => Ok(Listen::Unix {
+        Some(path) => Ok(ListenAt::Unix {
             path: UnixPath::new(path)?,
             mode: None,
         }),
         None => item
             .parse()
-            .map(Listen::Internet)
+            .map(ListenAt::Internet)
             .map_err(|_| ListenFault::Form),
     }
 }
@@ -132,11 +157,29 @@ mod tests {
 
     fn parse(list: &str) -> Result<Vec<(String, Option<u32>)>, ListenFault> {
         let ListenList(all) = list.parse()?;
-        let mode = |listen: &Listen| match listen {
-            Listen::Unix { mode, .. } => mode.map(FileMode::bits),
-            Listen::Internet(_) => None,
+        let mode = |listen: &Listen| match listen.at {
+            ListenAt::Unix { mode, .. } => mode.map(FileMode::bits),
+            ListenAt::Internet(_) => None,
         };
         Ok(all.iter().map(|l| (l.to_string(), mode(l))).collect())
+    }
+
+    #[test]
+    fn a_header_is_demanded_of_those_that_say_so() {
+        let proxied = |list: &str| {
+            let ListenList(all) = list.parse().unwrap();
+            all.iter().map(|listen| listen.proxied).collect::<Vec<_>>()
+        };
+        let table: [(&str, &[bool]); 5] = [
+            ("127.0.0.1:80", &[false]),
+            ("127.0.0.1:80,proxy", &[true]),
+            ("127.0.0.1:80, proxy ,[::1]:80", &[true, false]),
+            ("unix:/a,mode=600,proxy", &[true]),
+            ("unix:/a,unix:/b,proxy,mode=600", &[false, true]),
+        ];
+        for (list, expected) in table {
+            assert_eq!(proxied(list), expected, "{list}");
+        }
     }
 
     #[test]
@@ -182,6 +225,9 @@ mod tests {
             ("mode=660", ListenFault::ModeOfWhat),
             ("127.0.0.1:80,mode=660", ListenFault::ModeOfWhat),
             ("unix:/a,mode=6,mode=6", ListenFault::ModeOfWhat),
+            ("proxy", ListenFault::ProxyOfWhat),
+            ("127.0.0.1:80,proxy,proxy", ListenFault::ProxyOfWhat),
+            ("127.0.0.1:80,proxy=v1", ListenFault::Form),
         ];
         for (list, expected) in table {
             assert_eq!(parse(list), Err(expected), "{list}");

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 pub use backends::{BackendFault, BackendList, BackendListError};
 pub use duration::{DurationError, parse_duration, parse_limit, parse_positive};
-pub use listen::{FileMode, Listen, ListenFault, ListenList};
+pub use listen::{FileMode, Listen, ListenAt, ListenFault, ListenList};
 pub use processors::ProcessorsError;
 pub use resolve::ResolveError;
 
@@ -24,6 +24,7 @@ use crate::fleet::Checks;
 use crate::health::{CheckRules, EjectRules};
 use crate::io::{Address, BufferOptions, EngineChoice};
 use crate::limits;
+use crate::proxy_protocol::Version;
 use crate::upstream::RetryOn;
 use crate::worker::Mode;
 
@@ -52,6 +53,10 @@ pub struct Config {
     pub health: HealthConfig,
     /// Peers whose `X-Forwarded-*` fields are believed.
     pub trusted: Vec<IpNet>,
+    /// Peers from which a header of the PROXY protocol is taken, where one is demanded.
+    pub proxy_trusted: Vec<IpNet>,
+    /// What backends are told of the client of each connection, if anything.
+    pub send_proxy: Option<Version>,
     /// Memory that each worker receives into.
     pub buffers: BufferOptions,
 }
@@ -71,6 +76,8 @@ impl Config {
             retry_on: RetryOn::default(),
             health: HealthConfig::default(),
             trusted: Vec::new(),
+            proxy_trusted: Vec::new(),
+            send_proxy: None,
             buffers: BufferOptions::default(),
         }
     }

@@ -6,10 +6,17 @@ use std::fmt;
 
 use super::head::BadHead;
 use crate::health::Fault;
+use crate::proxy_protocol::Refusal;
 
 /// Why an exchange ended otherwise than well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
+    /// The peer is not among those from which a PROXY header is taken.
+    UntrustedSender,
+    /// The PROXY header was refused.
+    BadProxyHeader(Refusal),
+    /// The PROXY header did not become whole in time.
+    ProxyHeaderTimeout,
     /// The client's head was refused.
     BadRequest(BadHead),
     /// The client's body is not chunked as it should be.
@@ -69,7 +76,12 @@ impl Cause {
             | Self::TooManyInterim => Some(502),
             Self::NoBackend | Self::Exhausted => Some(503),
             Self::ConnectTimeout | Self::ResponseTimeout | Self::BackendStalled => Some(504),
-            Self::ClientStalled | Self::ClientGone | Self::Cut => None,
+            Self::UntrustedSender
+            | Self::BadProxyHeader(_)
+            | Self::ProxyHeaderTimeout
+            | Self::ClientStalled
+            | Self::ClientGone
+            | Self::Cut => None,
         }
     }
 
@@ -85,7 +97,10 @@ impl Cause {
             | Self::BadResponseBody
             | Self::TooManyInterim => Some(Fault::Broken),
             Self::Repeated(status) => Some(Fault::Status(status)),
-            Self::BadRequest(_)
+            Self::UntrustedSender
+            | Self::BadProxyHeader(_)
+            | Self::ProxyHeaderTimeout
+            | Self::BadRequest(_)
             | Self::BadBody
             | Self::HeaderTimeout
             | Self::BodyTimeout
@@ -100,6 +115,9 @@ impl Cause {
     /// A short phrase for the client and the log.
     pub fn reason(self) -> &'static str {
         match self {
+            Self::UntrustedSender => "untrusted sender",
+            Self::BadProxyHeader(_) => "bad PROXY header",
+            Self::ProxyHeaderTimeout => "PROXY header timed out",
             Self::BadRequest(bad) => bad.reason(),
             Self::BadBody => "bad request body",
             Self::HeaderTimeout => "request head timed out",
@@ -130,6 +148,7 @@ impl fmt::Display for Cause {
         match self {
             // The client need not know what the operator must.
             Self::BadResponse(bad) => write!(f, " ({bad})"),
+            Self::BadProxyHeader(refusal) => write!(f, " ({refusal})"),
             _ => Ok(()),
         }
     }
@@ -138,6 +157,8 @@ impl fmt::Display for Cause {
 /// How far an exchange was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
+    /// The PROXY header was being received, which comes before the first exchange.
+    Proxy,
     /// The request's head was being received.
     Head,
     /// A backend was being picked and connected to.
@@ -153,6 +174,7 @@ pub enum Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Proxy => "PROXY header",
             Self::Head => "head",
             Self::Connect => "connect",
             Self::Send => "send",
@@ -177,7 +199,9 @@ impl End {
     pub fn status(self) -> Option<u16> {
         match self.phase {
             Phase::Body => None,
-            Phase::Head | Phase::Connect | Phase::Send | Phase::Wait => self.cause.status(),
+            Phase::Proxy | Phase::Head | Phase::Connect | Phase::Send | Phase::Wait => {
+                self.cause.status()
+            }
         }
     }
 }
@@ -190,11 +214,17 @@ impl fmt::Display for End {
 
 #[cfg(test)]
 mod tests {
-    use super::{BadHead, Cause, End, Phase};
+    use super::{BadHead, Cause, End, Phase, Refusal};
 
     #[test]
     fn an_end_reads_as_cause_and_phase() {
         let table = [
+            (
+                Cause::BadProxyHeader(Refusal::Tlv),
+                Phase::Proxy,
+                "bad PROXY header (bad TLV), PROXY header",
+                None,
+            ),
             (
                 Cause::BackendClosed,
                 Phase::Wait,

@@ -82,10 +82,14 @@ impl<I: Io> Exchange<'_, I> {
         loop {
             self.progress.phase.set(Phase::Connect);
             let Client {
-                stream, deadline, ..
+                stream,
+                deadline,
+                preface,
+                ..
             } = &mut *self.client;
             let (so_far, now_ms) = (tried.get_mut(), self.gateway.wheel.now_ms());
-            let connection = backends.connection(backend, reuse, so_far, deadline, now_ms);
+            let preface = preface.as_ref();
+            let connection = backends.connection(backend, reuse, preface, so_far, deadline, now_ms);
             let mut upstream = stream.beside(connection).await?;
             backend = upstream.backend;
             let counters = &self.gateway.counters.backends[backend.index()];

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::io::{Io, Wheel};
+use crate::proxy_protocol;
 use crate::relay::FlowOptions;
 use crate::stats::WorkerCounters;
 use crate::upstream::Backends;
@@ -29,6 +30,8 @@ pub struct Options {
     pub trusted: Vec<IpNet>,
     /// How long a TCP session or a tunnel may stand still.
     pub flow: FlowOptions,
+    /// What is said of clients before anything else, by proxies before and to backends behind.
+    pub proxy: proxy_protocol::Options,
 }
 
 /// Everything that a session needs besides its own connection.

@@ -16,6 +16,9 @@ use super::exchange::{After, exchange};
 use super::gateway::Gateway;
 use crate::io::{ChunkSize, Deadline, Expect, Io, Parcel};
 use crate::limits;
+use crate::listener::Arrival;
+use crate::proxy_protocol::Written;
+use crate::proxy_protocol::receive::{self, Introduced};
 use crate::relay::{Fill, Inbox, Stop, Stream};
 
 /// The downstream side of a session.
@@ -23,6 +26,8 @@ pub(crate) struct Client<I: Io> {
     pub(super) stream: Stream<I>,
     pub(super) deadline: Deadline,
     pub(super) peer: Peer,
+    /// What each connection to a backend on its behalf begins with.
+    pub(super) preface: Option<Rc<Written>>,
 }
 
 /// The client's address. Every idle connection keeps one, so that it is as small as it can be: an
@@ -88,17 +93,28 @@ impl<I: Io> Sessions<I> {
     pub(crate) fn open<G>(
         self: Rc<Self>,
         socket: I::Socket,
-        peer: Option<SocketAddr>,
+        arrival: Arrival,
         guest: G,
     ) -> impl Future<Output = ()> {
         // Boxed, because it moves between this future and the one that serves it, twice a request.
-        let mut idle = Some(Box::new(Client {
+        let client = Box::new(Client {
             stream: Stream::new(self.gateway.io.clone(), socket),
             deadline: self.gateway.wheel.deadline(),
-            peer: Peer::new(peer),
-        }));
+            peer: Peer::new(arrival.peer),
+            preface: None,
+        });
+        let (mut idle, introduction) = if receive::is_needed(&self.gateway, arrival) {
+            // Boxed, because it is over long before the session is.
+            let introduction = introduce(self.gateway.clone(), client, arrival);
+            (None, Some(Box::pin(introduction)))
+        } else {
+            (Some(client), None)
+        };
         // A block and not an `async fn`, whose future would have room for its arguments twice.
         async move {
+            if let Some(introduction) = introduction {
+                idle = introduction.await;
+            }
             while let Some(client) = &mut idle {
                 if !self.has_request(client).await {
                     break;
@@ -118,6 +134,10 @@ impl<I: Io> Sessions<I> {
         let Client {
             stream, deadline, ..
         } = client;
+        if begins_request(&mut stream.inbox) {
+            // It came together with the header of the connection.
+            return true;
+        }
         stream.arm(ChunkSize::Small, Expect::Later);
         let mut filled = Err(Stop::Expired);
         if !self.gateway.is_draining() {
@@ -162,6 +182,22 @@ impl<I: Io> Sessions<I> {
             spare.push(busy);
         }
     }
+}
+
+/// Finds out who the client is; `None` where the connection is over.
+async fn introduce<I: Io>(
+    gateway: Rc<Gateway<I>>,
+    mut client: Box<Client<I>>,
+    arrival: Arrival,
+) -> Option<Box<Client<I>>> {
+    let Client {
+        stream, deadline, ..
+    } = &mut *client;
+    let introduced = receive::introduce(&gateway, stream, deadline, arrival).await;
+    let Introduced { peer, preface } = introduced?;
+    client.peer = Peer::new(peer);
+    client.preface = preface;
+    Some(client)
 }
 
 /// What serves a busy connection: a future that never ends, and serves one connection after the

@@ -173,6 +173,9 @@ pub trait Io: Clone + 'static {
     /// kernel does not say.
     fn acknowledged(&self, socket: &Self::Socket) -> u64;
 
+    /// The address that the peer connected to; `None` where it came over a Unix socket.
+    fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr>;
+
     /// Whether a connection is lost: reset, or broken in another way. One whose peer has only
     /// closed its side is not.
     fn is_lost(&self, socket: &Self::Socket) -> bool;

@@ -129,6 +129,11 @@ impl<const ATTENDED: bool> Io for Sim<ATTENDED> {
         socket.accepted()
     }
 
+    /// There is none in this network.
+    fn local_address(&self, _socket: &Self::Socket) -> Option<SocketAddr> {
+        None
+    }
+
     fn is_lost(&self, socket: &Self::Socket) -> bool {
         socket.was_reset()
     }

@@ -5,6 +5,7 @@
 //! refused, and whether a header comes is never guessed. Bytes and values alone; waiting for the
 //! bytes is in `receive.rs`.
 
+pub(crate) mod receive;
 #[cfg(test)]
 mod tests;
 mod v1;
@@ -13,8 +14,32 @@ mod v2;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
+use ipnet::IpNet;
+
+/// How sessions use the protocol, the same for every worker.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Peers from which a header is taken, where the listener demands one. Who comes over a Unix
+    /// socket is among them: the mode of its file decides who may.
+    pub trusted: Vec<IpNet>,
+    /// For a whole header, from the moment that the connection is accepted.
+    pub timeout: Duration,
+    /// What backends are told of each connection, if anything.
+    pub send: Option<Version>,
+}
+
+impl Options {
+    fn trusts(&self, peer: Option<SocketAddr>) -> bool {
+        let contains = |peer: SocketAddr| {
+            let peer = peer.ip().to_canonical();
+            self.trusted.iter().any(|network| network.contains(&peer))
+        };
+        peer.is_none_or(contains)
+    }
+}
 
 /// The header of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,14 +7,15 @@ use std::thread;
 use std::time::Duration;
 
 use super::Error;
-use crate::config::{BackendConfig, FileMode, Listen};
+use crate::config::{BackendConfig, FileMode, Listen, ListenAt};
 use crate::io::{self as engine, Address, SocketFile, UnixPath};
 use crate::limits;
 
 /// What is listened on.
 pub(super) struct Listeners {
-    /// For each worker, a socket for each address.
-    pub(super) sockets: Vec<Vec<OwnedFd>>,
+    /// For each worker, a socket for each address, with whether it demands a header of the PROXY
+    /// protocol.
+    pub(super) sockets: Vec<Vec<(OwnedFd, bool)>>,
     /// The addresses, with the ports that were free where 0 was asked for.
     pub(super) addresses: Vec<Address>,
     /// What has to be kept until the end.
@@ -31,38 +32,46 @@ impl Listeners {
         };
         // All of them before the first socket of our own, which would be in the way of the others.
         for listen in asked {
-            if let Listen::Internet(address) = listen {
-                check_listen(*address)?;
+            if let ListenAt::Internet(address) = listen.at {
+                check_listen(address)?;
             }
         }
         for listen in asked {
-            let opened = match listen {
-                Listen::Internet(address) => listeners.open_port(*address),
-                Listen::Unix { path, mode } => patiently(|| listeners.open_file(path, *mode)),
+            let proxied = listen.proxied;
+            let opened = match &listen.at {
+                ListenAt::Internet(address) => listeners.open_port(*address, proxied),
+                ListenAt::Unix { path, mode } => {
+                    patiently(|| listeners.open_file(path, *mode, proxied))
+                }
             };
             opened.map_err(|error| failed(listen.address(), error))?;
         }
         Ok(listeners)
     }
 
-    fn open_port(&mut self, asked: SocketAddr) -> io::Result<()> {
+    fn open_port(&mut self, asked: SocketAddr, proxied: bool) -> io::Result<()> {
         let mut address = asked;
         for sockets in &mut self.sockets {
             let socket = engine::listen(address)?;
             // The first one chooses where any port will do; the others share it.
             address = engine::local_address(&socket)?;
-            sockets.push(socket);
+            sockets.push((socket, proxied));
         }
         self.addresses.push(address.into());
         Ok(())
     }
 
     /// A file leads to one socket only; all workers accept from its queue.
-    fn open_file(&mut self, path: &UnixPath, mode: Option<FileMode>) -> io::Result<()> {
+    fn open_file(
+        &mut self,
+        path: &UnixPath,
+        mode: Option<FileMode>,
+        proxied: bool,
+    ) -> io::Result<()> {
         let (socket, file) = engine::listen_unix(path, mode.map(FileMode::bits))?;
         self.files.push(file);
         for sockets in &mut self.sockets {
-            sockets.push(socket.try_clone()?);
+            sockets.push((socket.try_clone()?, proxied));
         }
         self.addresses.push(path.clone().into());
         Ok(())

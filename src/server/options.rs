@@ -7,6 +7,7 @@ use crate::fleet::Fleet;
 use crate::health::FleetHealth;
 use crate::http1;
 use crate::limits;
+use crate::proxy_protocol;
 use crate::relay::FlowOptions;
 use crate::upstream;
 
@@ -28,6 +29,11 @@ pub(super) fn http(config: &Config) -> http1::Options {
         drain_grace: Duration::from_millis(limits::DRAIN_GRACE_MS).min(config.timeouts.drain / 2),
         trusted: config.trusted.clone(),
         flow: flow(&config.timeouts),
+        proxy: proxy_protocol::Options {
+            trusted: config.proxy_trusted.clone(),
+            timeout: Duration::from_millis(limits::PROXY_TIMEOUT_MS),
+            send: config.send_proxy,
+        },
     }
 }
 

@@ -58,6 +58,7 @@ impl Gauge {
 #[repr(align(128))]
 pub struct WorkerCounters {
     pub accepted: Counter,
+    pub proxy_refused: Counter,
     pub active: Gauge,
     pub requests: Counter,
     pub responses: [Counter; 4],
@@ -105,6 +106,7 @@ impl WorkerCounters {
     /// Adds what this worker counted to `totals`.
     pub(super) fn add_to(&self, totals: &mut Totals) {
         totals.accepted += self.accepted.read();
+        totals.proxy_refused += self.proxy_refused.read();
         totals.active += self.active.read();
         totals.requests += self.requests.read();
         for (total, counter) in totals.responses.iter_mut().zip(&self.responses) {

@@ -19,6 +19,9 @@ pub struct Stats {
 pub struct Totals {
     /// Connections accepted from clients.
     pub accepted: u64,
+    /// Those among them that ended because of their PROXY header: the sender was not trusted, it
+    /// was refused, or it did not come in time.
+    pub proxy_refused: u64,
     /// Connections of clients that are open now.
     pub active: u64,
     /// Requests whose head was understood.

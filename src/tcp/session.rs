@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tracing::debug;
@@ -11,6 +10,9 @@ use crate::health::Fault;
 use crate::http1::Gateway;
 use crate::http1::end::Cause;
 use crate::io::{Deadline, Io, Parcel, Stopwatch};
+use crate::listener::Arrival;
+use crate::proxy_protocol::Written;
+use crate::proxy_protocol::receive::{self, Introduced};
 use crate::relay::{Flow, FlowEnd, Stream};
 use crate::upstream::{Reuse, Tried, Upstream};
 
@@ -18,14 +20,18 @@ use crate::upstream::{Reuse, Tried, Upstream};
 pub(crate) fn open<I: Io, G>(
     gateway: Rc<Gateway<I>>,
     socket: I::Socket,
-    peer: Option<SocketAddr>,
+    arrival: Arrival,
     guest: G,
 ) -> impl Future<Output = ()> {
     let mut client = Stream::new(gateway.io.clone(), socket);
     // A block and not an `async fn`, whose future would have room for its arguments twice.
     async move {
-        let (deadline, clock) = (gateway.wheel.deadline(), Stopwatch::start());
-        match connect(&gateway, &deadline).await {
+        let deadline = gateway.wheel.deadline();
+        let Some(introduced) = introduced(&gateway, &mut client, &deadline, arrival).await else {
+            return;
+        };
+        let (peer, clock) = (introduced.peer, Stopwatch::start());
+        match connect(&gateway, &deadline, introduced.preface.as_ref()).await {
             Ok(mut upstream) => {
                 let counters = &gateway.counters.backends[upstream.backend.index()];
                 counters.requests.add(1);
@@ -49,16 +55,37 @@ pub(crate) fn open<I: Io, G>(
     }
 }
 
+/// Who the client is; `None` where the connection is over.
+async fn introduced<I: Io>(
+    gateway: &Gateway<I>,
+    client: &mut Stream<I>,
+    deadline: &Deadline,
+    arrival: Arrival,
+) -> Option<Introduced> {
+    if !receive::is_needed(gateway, arrival) {
+        let (peer, preface) = (arrival.peer, None);
+        return Some(Introduced { peer, preface });
+    }
+    // Boxed, because it is over long before the session is.
+    let introduction = Box::pin(receive::introduce(gateway, client, deadline, arrival));
+    let introduced = introduction.await;
+    // What came behind the header waits until the backend is there.
+    client.inbox.settle();
+    introduced
+}
+
 async fn connect<I: Io>(
     gateway: &Gateway<I>,
     deadline: &Deadline,
+    preface: Option<&Rc<Written>>,
 ) -> Result<Box<Upstream<I>>, Cause> {
     let (backends, now_ms) = (&gateway.backends, gateway.wheel.now_ms());
     let mut tried = Tried::default();
     let picked = backends.pick(&tried, now_ms, |_, backend| backend);
     let backend = picked.ok_or(Cause::NoBackend)?;
     // Nothing of a stream may come before it, so no connection serves two.
-    let dialling = backends.connection(backend, Reuse::Refused, &mut tried, deadline, now_ms);
+    let reuse = Reuse::Refused;
+    let dialling = backends.connection(backend, reuse, preface, &mut tried, deadline, now_ms);
     dialling.await
 }
 

@@ -1,13 +1,15 @@
 //! Dialling a backend.
 
 use std::io;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::Backends;
 use crate::balance::BackendId;
-use crate::io::{Address, Deadline, Expired, Io, is_out_of_descriptors};
+use crate::io::{Address, Deadline, Expired, Io, Parcel, is_out_of_descriptors};
 use crate::limits;
+use crate::proxy_protocol::Written;
 use crate::relay::Stream;
 
 /// A connection to a backend, for one request at a time.
@@ -16,6 +18,8 @@ pub(crate) struct Upstream<I: Io> {
     pub(crate) backend: BackendId,
     /// It served a request before, so the backend may have closed it meanwhile.
     pub(crate) reused: bool,
+    /// What the backend was told of its client, where it was: it serves that one alone.
+    pub(super) preface: Option<Weak<Written>>,
     /// Names this connection among the idle ones of its backend.
     pub(super) serial: u64,
     /// Wakes the pool when something happens while the connection is idle.
@@ -81,6 +85,7 @@ impl<I: Io> Backends<I> {
         backend: BackendId,
         address: &Address,
         when_full: WhenFull,
+        preface: Option<&Rc<Written>>,
         deadline: &Deadline,
     ) -> Result<Box<Upstream<I>>, DialError> {
         let counters = &self.counters.backends[backend.index()];
@@ -99,6 +104,14 @@ impl<I: Io> Backends<I> {
             }
         };
         counters.connects.add(1);
+        if let Some(preface) = preface {
+            // On its own, because it belongs to the connection and not to what is sent over it: a
+            // backend may be the first to speak, and a request may have to go elsewhere.
+            let mut parcel = Parcel::default();
+            parcel.lead.extend_from_slice(preface);
+            let (sent, _) = deadline.guard(self.io.send(&socket, parcel)).await?;
+            sent.map_err(|_| DialError::Failed)?;
+        }
         let (serial, idle_waker) = self.pool.name(backend);
         let stream = Stream::new(self.io.clone(), socket);
         // Boxed, because it moves between the pool and the exchanges.
@@ -106,6 +119,7 @@ impl<I: Io> Backends<I> {
             stream,
             backend,
             reused: false,
+            preface: preface.map(Rc::downgrade),
             serial,
             idle_waker,
         }))

@@ -144,5 +144,6 @@ impl<I: Io> Backends<I> {
     pub(crate) fn tick(&self, now_ms: u64) {
         let timeout = self.options.pool_idle_timeout.as_millis() as u64;
         self.pool.close_idle_since(now_ms.saturating_sub(timeout));
+        self.pool.close_forsaken();
     }
 }

@@ -6,12 +6,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::connect::Upstream;
 use crate::balance::BackendId;
 use crate::io::{ChunkSize, Expect, Io};
+use crate::proxy_protocol::Written;
 
 /// The idle connections of one worker.
 pub(crate) struct Pool<I: Io> {
@@ -20,6 +22,8 @@ pub(crate) struct Pool<I: Io> {
     idle_max: usize,
     /// Connections made so far, which names the next one.
     made: Cell<u64>,
+    /// Connections are there that serve one client alone.
+    private: Cell<bool>,
     fired: Arc<Fired>,
 }
 
@@ -67,6 +71,7 @@ impl<I: Io> Pool<I> {
             idle,
             idle_max,
             made: Cell::new(0),
+            private: Cell::new(false),
             fired: Arc::default(),
         }
     }
@@ -82,11 +87,22 @@ impl<I: Io> Pool<I> {
         (serial, Waker::from(waker))
     }
 
-    /// Takes the connection to `backend` that was used last, if one is alive.
-    pub(super) async fn checkout(&self, backend: BackendId) -> Option<Box<Upstream<I>>> {
+    /// Takes the connection to `backend` that was used last, if one is alive; of a client with a
+    /// `preface`, one of its own.
+    pub(super) async fn checkout(
+        &self,
+        backend: BackendId,
+        preface: Option<&Rc<Written>>,
+    ) -> Option<Box<Upstream<I>>> {
         poll_fn(|cx| {
             loop {
-                let popped = self.idle.borrow_mut()[backend.index()].pop();
+                let popped = {
+                    let idle = &mut self.idle.borrow_mut()[backend.index()];
+                    match preface {
+                        None => idle.pop(),
+                        Some(preface) => last_of(idle, preface),
+                    }
+                };
                 let Some(Idle { mut upstream, .. }) = popped else {
                     return Poll::Ready(None);
                 };
@@ -104,7 +120,7 @@ impl<I: Io> Pool<I> {
     /// Keeps a connection whose response is complete for the next request.
     pub(crate) fn put_back(&self, mut upstream: Box<Upstream<I>>, now_ms: u64) {
         debug_assert!(upstream.stream.inbox.is_empty(), "bytes nobody asked for");
-        if self.idle.borrow()[upstream.backend.index()].len() >= self.idle_max {
+        if !self.has_room(&upstream) {
             return;
         }
         upstream.stream.arm(ChunkSize::Large, Expect::Later);
@@ -115,6 +131,18 @@ impl<I: Io> Pool<I> {
             upstream,
             since_ms: now_ms,
         });
+    }
+
+    /// Whether the connection may be kept. One that serves a single client takes the place of the
+    /// oldest: the others are of no use to that client, and each may be the last of its own.
+    fn has_room(&self, upstream: &Upstream<I>) -> bool {
+        let idle = &mut self.idle.borrow_mut()[upstream.backend.index()];
+        if upstream.preface.is_some() {
+            self.private.set(true);
+            let excess = (idle.len() + 1).saturating_sub(self.idle_max);
+            idle.drain(..excess.min(idle.len()));
+        }
+        idle.len() < self.idle_max
     }
 
     /// Removes every connection whose receive completes while it is idle; does not return.
@@ -133,6 +161,18 @@ impl<I: Io> Pool<I> {
             // In the order of their return: the oldest come first.
             let old = idle.partition_point(|idle| idle.since_ms < since_ms);
             idle.drain(..old);
+        }
+    }
+
+    /// Closes the connections that serve a client who has left.
+    pub(super) fn close_forsaken(&self) {
+        let is_of_use = |idle: &mut Idle<I>| {
+            let preface = idle.upstream.preface.as_ref();
+            preface.is_none_or(|preface| preface.strong_count() > 0)
+        };
+        if self.private.get() {
+            let mut all = self.idle.borrow_mut();
+            all.iter_mut().for_each(|idle| idle.retain_mut(is_of_use));
         }
     }
 
@@ -161,6 +201,16 @@ impl<I: Io> Pool<I> {
     }
 }
 
+/// Takes the client's own connection that was put back last.
+fn last_of<I: Io>(idle: &mut Vec<Idle<I>>, preface: &Rc<Written>) -> Option<Idle<I>> {
+    let is_own = |idle: &Idle<I>| {
+        let of = idle.upstream.preface.as_ref();
+        of.is_some_and(|of| Weak::as_ptr(of) == Rc::as_ptr(preface))
+    };
+    let place = idle.iter().rposition(is_own)?;
+    Some(idle.remove(place))
+}
+
 impl Fired {
     fn poll(&self, cx: &Context<'_>) -> Poll<Vec<(BackendId, u64)>> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,5 +219,127 @@ impl Fired {
             return Poll::Pending;
         }
         Poll::Ready(std::mem::take(&mut state.connections))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::io::BufferOptions;
+    use crate::io::sim::{Network, Sim, World};
+    use crate::proxy_protocol::{Origin, Version, write};
+    use crate::relay::Stream;
+
+    const IDLE_MAX: usize = 2;
+
+    fn backend() -> BackendId {
+        BackendId::new(0).unwrap()
+    }
+
+    /// A pool of one backend that takes all connections, and where to make them.
+    struct Bench {
+        io: Sim<true>,
+        address: SocketAddr,
+        pool: Pool<Sim<true>>,
+    }
+
+    impl Bench {
+        fn run(play: impl AsyncFnOnce(&Self)) {
+            let world = World::new(0, Network::default(), BufferOptions::default());
+            let address = SocketAddr::from(([10, 0, 0, 1], 80));
+            let _host = world.bind(address);
+            let bench = Self {
+                io: Sim(world.clone()),
+                address,
+                pool: Pool::new(1, IDLE_MAX),
+            };
+            world.executor.block_on(play(&bench)).unwrap();
+        }
+
+        /// Makes a connection, has it serve a request, and returns its number.
+        async fn serve(&self, preface: Option<&Rc<Written>>) -> u64 {
+            let socket = self.io.connect(&self.address.into()).await.unwrap();
+            let (serial, idle_waker) = self.pool.name(backend());
+            let upstream = Box::new(Upstream {
+                stream: Stream::new(self.io.clone(), socket),
+                backend: backend(),
+                reused: false,
+                preface: preface.map(Rc::downgrade),
+                serial,
+                idle_waker,
+            });
+            self.pool.put_back(upstream, 0);
+            serial
+        }
+
+        async fn checkout(&self, preface: Option<&Rc<Written>>) -> Option<u64> {
+            let upstream = self.pool.checkout(backend(), preface).await;
+            upstream.map(|upstream| upstream.serial)
+        }
+
+        fn idle(&self) -> usize {
+            self.pool.idle.borrow()[0].len()
+        }
+    }
+
+    /// Two clients of whom nobody knows anything: their connections are told apart all the same.
+    fn clients() -> [Rc<Written>; 2] {
+        let preface = || Rc::new(write(Version::V2, Origin::Unknown));
+        [preface(), preface()]
+    }
+
+    #[test]
+    fn connections_without_a_client_are_shared() {
+        Bench::run(async |bench| {
+            let first = bench.serve(None).await;
+            let second = bench.serve(None).await;
+            bench.serve(None).await;
+            assert_eq!(bench.idle(), IDLE_MAX, "the third finds no room");
+            bench.pool.close_forsaken();
+            assert_eq!(bench.checkout(None).await, Some(second));
+            assert_eq!(bench.checkout(None).await, Some(first));
+            assert_eq!(bench.checkout(None).await, None);
+        });
+    }
+
+    #[test]
+    fn a_client_is_given_its_own_connection() {
+        Bench::run(async |bench| {
+            let [one, other] = clients();
+            let of_one = bench.serve(Some(&one)).await;
+            let of_other = bench.serve(Some(&other)).await;
+            assert_eq!(bench.checkout(Some(&one)).await, Some(of_one));
+            assert_eq!(bench.checkout(Some(&one)).await, None);
+            assert_eq!(bench.checkout(Some(&other)).await, Some(of_other));
+        });
+    }
+
+    #[test]
+    fn the_oldest_connection_of_a_client_makes_room() {
+        Bench::run(async |bench| {
+            let [one, other] = clients();
+            bench.serve(Some(&one)).await;
+            let of_other = bench.serve(Some(&other)).await;
+            let newest = bench.serve(Some(&one)).await;
+            assert_eq!(bench.idle(), IDLE_MAX);
+            assert_eq!(bench.checkout(Some(&one)).await, Some(newest));
+            assert_eq!(bench.checkout(Some(&one)).await, None);
+            assert_eq!(bench.checkout(Some(&other)).await, Some(of_other));
+        });
+    }
+
+    #[test]
+    fn the_connections_of_a_client_who_has_left_are_closed() {
+        Bench::run(async |bench| {
+            let [one, other] = clients();
+            bench.serve(Some(&one)).await;
+            let of_other = bench.serve(Some(&other)).await;
+            drop(one);
+            bench.pool.close_forsaken();
+            assert_eq!(bench.idle(), 1);
+            assert_eq!(bench.checkout(Some(&other)).await, Some(of_other));
+        });
     }
 }

@@ -1,5 +1,6 @@
 //! Which backend comes next when one could not be reached.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -11,6 +12,7 @@ use crate::health::Fault;
 use crate::http1::end::Cause;
 use crate::io::{Deadline, Io};
 use crate::limits;
+use crate::proxy_protocol::Written;
 
 /// The backends that a request has failed on, in order: the first and one for each retry.
 pub(crate) type Tried = ArrayVec<BackendId, { limits::RETRIES_MAX as usize + 1 }>;
@@ -45,11 +47,13 @@ impl Default for RetryOn {
 }
 
 impl<I: Io> Backends<I> {
-    /// A connection for a request, to `backend` if that works, otherwise to another one.
+    /// A connection for a request, to `backend` if that works, otherwise to another one. One that
+    /// has a `preface` begins with it, and serves nobody else.
     pub(crate) async fn connection(
         &self,
         mut backend: BackendId,
         reuse: Reuse,
+        preface: Option<&Rc<Written>>,
         tried: &mut Tried,
         deadline: &Deadline,
         now_ms: u64,
@@ -58,14 +62,14 @@ impl<I: Io> Backends<I> {
         loop {
             let counters = &self.counters.backends[backend.index()];
             if reuse == Reuse::Allowed
-                && let Some(upstream) = self.pool.checkout(backend).await
+                && let Some(upstream) = self.pool.checkout(backend, preface).await
             {
                 counters.reused.add(1);
                 return Ok(upstream);
             }
             let address = self.address(backend);
-            let dialled = self.dial(backend, &address, when_full, deadline).await;
-            let failure = match dialled {
+            let dialling = self.dial(backend, &address, when_full, preface, deadline);
+            let failure = match dialling.await {
                 Ok(upstream) => return Ok(upstream),
                 Err(failure) => failure,
             };
@@ -179,10 +183,8 @@ const SAME_BACKEND_PAUSE: Duration = Duration::from_millis(limits::SAME_BACKEND_
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-    use std::rc::Rc;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     use arc_swap::ArcSwap;
     use tokio::sync::mpsc;
@@ -259,7 +261,7 @@ mod tests {
         world.turn(&wheel);
         let (mut tried, deadline) = (Tried::default(), wheel.deadline());
         let first = backends.pick(&tried, 0, |_, id| id).unwrap();
-        let connecting = backends.connection(first, Reuse::Allowed, &mut tried, &deadline, 0);
+        let connecting = backends.connection(first, Reuse::Allowed, None, &mut tried, &deadline, 0);
         let connection = world.executor.block_on(connecting).unwrap();
         let connection = connection.map(|upstream| upstream.backend);
         if let Ok(backend) = connection {

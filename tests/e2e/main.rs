@@ -38,6 +38,8 @@ mod keep_alive;
 mod limits;
 mod newcomer;
 mod pace;
+mod proxy_in;
+mod proxy_out;
 mod rewrite;
 mod round_robin;
 mod strict;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,7 +14,7 @@ use fastlb::io::{BufferOptions, EngineChoice};
 use fastlb::server::{Report, Server};
 use socket2::{Domain, Socket, Type};
 
-use crate::{leaves_nothing_open, on_both_engines, pause};
+use crate::{eventually, leaves_nothing_open, on_both_engines, pause};
 
 on_both_engines!(
     choices:
@@ -22,6 +22,7 @@ on_both_engines!(
     each_request_without_a_backend_has_one_answer,
     each_pick_has_one_end,
     idle_connections_cost_no_time,
+    refused_headers_are_counted,
 );
 
 /// Serves every connection to the end with the same small answer.
@@ -308,4 +309,40 @@ fn cpu_ticks() -> u64 {
         .take(2)
         .map(|ticks| ticks.parse::<u64>().unwrap())
         .sum()
+}
+
+fn refused_headers_are_counted(engine: EngineChoice) {
+    leaves_nothing_open(|| {
+        let origin = Origin::start(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec());
+        let mut config = config(engine, origin.address, BufferOptions::default());
+        config.listen[0].proxied = true;
+        config.proxy_trusted = vec!["127.0.0.1".parse::<IpAddr>().unwrap().into()];
+        let server = Server::start(config).unwrap();
+        let address = server.addresses()[0].internet().unwrap();
+        let refused = || server.stats().totals().proxy_refused;
+        let said = |header: &[u8]| {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(header).unwrap();
+            client
+                .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                .unwrap();
+            // The whole answer; of a reset that is nothing.
+            let _ = client.read(&mut [0; 64]);
+        };
+        said(b"PROXY UNKNOWN\r\n");
+        assert_eq!(refused(), 0);
+        said(b"");
+        assert_eq!(refused(), 1);
+        // Who leaves has done nothing wrong.
+        drop(TcpStream::connect(address).unwrap());
+        // Another address of the loopback is not trusted.
+        let stranger = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let from = SocketAddr::from(([127, 0, 0, 9], 0));
+        stranger.bind(&from.into()).unwrap();
+        // The reset may come before it is known to be connected.
+        let _ = stranger.connect(&address.into());
+        eventually("the stranger to be refused", || refused() == 2);
+        drop(stranger);
+        stop(server);
+    });
 }

@@ -8,6 +8,7 @@ use crate::http1::Options;
 use crate::io::BufferOptions;
 use crate::io::sim::{Network, World};
 use crate::limits;
+use crate::proxy_protocol;
 use crate::relay::FlowOptions;
 use crate::upstream::{self, RetryOn};
 
@@ -163,6 +164,11 @@ pub(super) fn http(rng: &mut fastrand::Rng) -> Options {
             idle_timeout: Some(Duration::from_millis(3_000)),
             half_closed_timeout: Duration::from_millis(pick(rng, &[500, 1_000, 5_000])),
             drain_idle: Duration::from_millis(100),
+        },
+        proxy: proxy_protocol::Options {
+            trusted: Vec::new(),
+            timeout: Duration::from_millis(limits::PROXY_TIMEOUT_MS),
+            send: None,
         },
     }
 }

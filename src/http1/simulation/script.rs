@@ -16,8 +16,15 @@ use crate::balance::RoundRobin;
 use crate::http1::{Gateway, Sessions};
 use crate::io::BufferOptions;
 use crate::io::sim::{Dial, End, Host, Network, Sim, World};
+use crate::listener::Arrival;
 use crate::stats::WorkerCounters;
 use crate::upstream::{self, Backends, Reports, RetryOn};
+
+/// What a session makes of its client is not what is looked at here.
+const NOBODY: Arrival = Arrival {
+    peer: None,
+    proxied: false,
+};
 
 /// A session between one client and one backend, both of which do as the test says.
 struct Stage {
@@ -63,7 +70,7 @@ impl Stage {
         let playing = async {
             let client = world.clone().visit(front()).await.expect("bound above");
             let socket = listener.next().await.expect("it is connected");
-            let session = Sessions::new(gateway.clone()).open(socket, None, ());
+            let session = Sessions::new(gateway.clone()).open(socket, NOBODY, ());
             let ended = over.clone();
             world.executor.spawn(async move {
                 session.await;

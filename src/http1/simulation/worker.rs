@@ -12,7 +12,7 @@ use crate::http1::{Gateway, Sessions};
 use crate::io::Io;
 use crate::io::sim::{Host, Sim, World};
 use crate::limits;
-use crate::listener::Door;
+use crate::listener::{Arrival, Door};
 use crate::tcp;
 
 #[derive(Clone)]
@@ -31,9 +31,11 @@ impl<const ATTENDED: bool> Worker<ATTENDED> {
         let worker = self.clone();
         let serve = move |socket, peer, guest| {
             let (executor, gateway) = (&worker.world.executor, worker.gateway.clone());
+            let proxied = false;
+            let arrival = Arrival { peer, proxied };
             match worker.scenario.tcp {
-                true => drop(executor.spawn(tcp::open(gateway, socket, peer, guest))),
-                false => drop(executor.spawn(worker.sessions.clone().open(socket, peer, guest))),
+                true => drop(executor.spawn(tcp::open(gateway, socket, arrival, guest))),
+                false => drop(executor.spawn(worker.sessions.clone().open(socket, arrival, guest))),
             }
         };
         let gateway = self.gateway.clone();

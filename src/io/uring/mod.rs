@@ -203,6 +203,10 @@ impl Io for Uring {
         sys::acknowledged(socket)
     }
 
+    fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr> {
+        sys::local_address(socket).ok()
+    }
+
     fn is_lost(&self, socket: &Self::Socket) -> bool {
         sys::is_lost(socket)
     }

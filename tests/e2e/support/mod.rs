@@ -11,6 +11,7 @@ mod gate;
 mod message;
 mod origin;
 mod pattern;
+mod preface;
 mod process;
 mod proxy;
 mod raw;
@@ -27,6 +28,7 @@ pub(crate) use origin::{
     reserved_port,
 };
 pub(crate) use pattern::{Checker, Pattern};
+pub(crate) use preface::{preface, v2};
 pub(crate) use process::{Ended, Process};
 pub(crate) use proxy::{Proxy, address_in};
 pub(crate) use raw::{expect_reset, read_to_end, reset};
