@@ -213,8 +213,8 @@ impl Server {
         // What may fail comes before the first worker runs, as far as it can.
         let published = fleet.published();
         let (checks, judging) = (config.health.checks.clone(), not_running());
-        let checks_max = descriptors.checks_max;
-        let control = Control::prepare(fleet, checks, checks_max, reported, judging.clone());
+        let (checks_max, send) = (descriptors.checks_max, config.send_proxy);
+        let control = Control::prepare(fleet, checks, checks_max, send, reported, judging.clone());
         let mut server = Self {
             addresses,
             engine: engine.name(),

@@ -21,6 +21,7 @@ use crate::health::active::Check;
 use crate::health::{Event, News};
 use crate::io::Stopwatch;
 use crate::limits;
+use crate::proxy_protocol::Version;
 
 /// How the backends are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +54,9 @@ pub struct Control {
 
 impl Control {
     /// Starts the thread, with everything that may fail. Once it is told to begin it checks the
-    /// backends where there are `checks`, at most `checks_max` at once, and takes in what the
-    /// workers report in any case. The `pulse` changes once a beat, or more often, from then on.
+    /// backends where there are `checks`, at most `checks_max` at once and each introduced as
+    /// `send_proxy` says, and takes in what the workers report in any case. The `pulse` changes
+    /// once a beat, or more often, from then on.
     ///
     /// # Errors
     /// Where the thread or its runtime cannot be had.
@@ -62,6 +64,7 @@ impl Control {
         fleet: Fleet,
         checks: Option<Checks>,
         checks_max: usize,
+        send_proxy: Option<Version>,
         reports: mpsc::Receiver<Event>,
         pulse: Arc<AtomicU64>,
     ) -> io::Result<Self> {
@@ -71,7 +74,7 @@ impl Control {
         let (begin, begun) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let backends = fleet.backends.clone();
-        let rounds = checks.map(|checks| Rounds::new(checks, backends, checks_max));
+        let rounds = checks.map(|checks| Rounds::new(checks, send_proxy, backends, checks_max));
         let steering = async move {
             if begun.await.is_ok() {
                 steer(fleet, rounds, reports, &pulse).await;
@@ -172,6 +175,7 @@ async fn result(rounds: &mut Option<Rounds>) -> Event {
 /// The checks that are under way, and the schedule of the others.
 struct Rounds {
     checks: Arc<Checks>,
+    send_proxy: Option<Version>,
     backends: Arc<[Backend]>,
     schedule: Schedule,
     under_way: JoinSet<News>,
@@ -180,10 +184,16 @@ struct Rounds {
 }
 
 impl Rounds {
-    fn new(checks: Checks, backends: Arc<[Backend]>, under_way_max: usize) -> Self {
+    fn new(
+        checks: Checks,
+        send_proxy: Option<Version>,
+        backends: Arc<[Backend]>,
+        under_way_max: usize,
+    ) -> Self {
         let interval_ms = checks.interval.as_millis() as u64;
         Self {
             checks: Arc::new(checks),
+            send_proxy,
             schedule: Schedule::new(interval_ms, backends.len(), under_way_max),
             backends,
             under_way: JoinSet::new(),
@@ -194,9 +204,11 @@ impl Rounds {
     fn begin_due(&mut self, now_ms: u64) {
         while let Some(backend) = self.schedule.begin(now_ms) {
             let (checks, backends) = (self.checks.clone(), self.backends.clone());
+            let send_proxy = self.send_proxy;
             self.begin(backend, async move {
                 let backend = &backends[backend.index()];
-                checks.check.ask(backend, checks.timeout).await
+                let asking = checks.check.ask(backend, checks.timeout, send_proxy);
+                asking.await
             });
         }
     }
@@ -276,7 +288,7 @@ mod tests {
     #[test]
     fn a_check_that_panics_tells_nothing_and_comes_again() {
         let mut fleet = fleet("127.0.0.1:1");
-        let mut rounds = Rounds::new(Checks::default(), fleet.backends.clone(), 1);
+        let mut rounds = Rounds::new(Checks::default(), None, fleet.backends.clone(), 1);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
@@ -302,7 +314,7 @@ mod tests {
         let (reports, reported) = mpsc::channel(1);
         let pulse = Arc::new(AtomicU64::new(NOT_BEGUN));
         let mut control =
-            Control::prepare(fleet("127.0.0.1:9"), None, 0, reported, pulse.clone()).unwrap();
+            Control::prepare(fleet("127.0.0.1:9"), None, 0, None, reported, pulse.clone()).unwrap();
         assert_eq!(pulse.load(Ordering::Relaxed), NOT_BEGUN);
         control.begin();
         let mut runtime = tokio::runtime::Builder::new_current_thread();

@@ -12,6 +12,7 @@ use crate::balance::Backend;
 use crate::http1::head::{ResponseHead, Scan, field_store};
 use crate::io::{Address, is_out_of_descriptors};
 use crate::limits;
+use crate::proxy_protocol::{self, Ends, Origin, Version, Written};
 
 /// How a backend is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,13 +29,14 @@ pub enum Check {
 }
 
 impl Check {
-    /// Asks `backend`, for at most `limit`.
-    pub async fn ask(&self, backend: &Backend, limit: Duration) -> News {
-        let answer = timeout(limit, self.answer(backend)).await;
+    /// Asks `backend`, for at most `limit`. Where its connections begin with a header of the PROXY
+    /// protocol, this one does too.
+    pub async fn ask(&self, backend: &Backend, limit: Duration, proxy: Option<Version>) -> News {
+        let answer = timeout(limit, self.answer(backend, proxy)).await;
         answer.unwrap_or(News::CheckFailed(CheckFailure::Timeout))
     }
 
-    async fn answer(&self, backend: &Backend) -> News {
+    async fn answer(&self, backend: &Backend, proxy: Option<Version>) -> News {
         let authority = &backend.authority;
         match &backend.address {
             Address::Internet(address) => {
@@ -42,22 +44,32 @@ impl Check {
                     // Ended by a reset: a close would leave a port in TIME_WAIT for each check.
                     let _ = stream.set_zero_linger();
                 });
-                self.judge(connected, authority).await
+                let preface = |stream: &TcpStream| {
+                    let (local, peer) = (stream.local_addr().ok(), stream.peer_addr().ok());
+                    let ends = local.zip(peer).map(|(local, peer)| Ends::new(local, peer));
+                    proxy.map(|version| introduction(version, ends))
+                };
+                self.judge(connected, preface, authority).await
             }
             Address::Unix(path) => {
                 let connected = UnixStream::connect(path.as_path()).await;
-                self.judge(connected, authority).await
+                let preface = |_: &UnixStream| proxy.map(|version| introduction(version, None));
+                self.judge(connected, preface, authority).await
             }
         }
     }
 
-    async fn judge(
+    async fn judge<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        connected: io::Result<impl AsyncRead + AsyncWrite + Unpin>,
+        connected: io::Result<S>,
+        preface: impl FnOnce(&S) -> Option<Written>,
         authority: &str,
     ) -> News {
         let answer = match connected {
-            Ok(stream) => self.converse(stream, authority).await,
+            Ok(stream) => {
+                let preface = preface(&stream);
+                self.converse(stream, preface, authority).await
+            }
             // Not the backend's fault, and nothing that is learnt of it.
             Err(error) if is_out_of_descriptors(&error) => return News::Unknown,
             Err(error) => Err(refused(&error)),
@@ -68,8 +80,13 @@ impl Check {
     async fn converse(
         &self,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        preface: Option<Written>,
         authority: &str,
     ) -> Result<(), CheckFailure> {
+        if let Some(preface) = preface {
+            let sent = stream.write_all(&preface).await;
+            sent.map_err(|_| CheckFailure::Broken)?;
+        }
         let Self::Http { path, statuses } = self else {
             return Ok(());
         };
@@ -81,6 +98,16 @@ impl Check {
             Err(CheckFailure::Status(status))
         }
     }
+}
+
+/// What a check says of itself. Version 1 has no word for that: the specification wants the ends of
+/// the check's own connection, because some servers refuse UNKNOWN.
+fn introduction(version: Version, own: Option<Ends>) -> Written {
+    let origin = match (version, own) {
+        (Version::V1, Some(ends)) => Origin::Client(ends),
+        (Version::V1, None) | (Version::V2, _) => Origin::Local,
+    };
+    proxy_protocol::write(version, origin)
 }
 
 /// The status of the final response to one request.
@@ -174,7 +201,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let backend = backend(listener.local_addr().unwrap().into());
             let serving = async { serve(listener.accept().await.unwrap().0).await };
-            tokio::join!(check.ask(&backend, limit), serving)
+            tokio::join!(check.ask(&backend, limit, None), serving)
         })
     }
 
@@ -279,9 +306,37 @@ mod tests {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         refusing.bind(&address.into()).unwrap();
         let address = refusing.local_addr().unwrap().as_socket().unwrap();
-        let news = run(Check::Tcp.ask(&backend(address.into()), PATIENCE));
+        let news = run(Check::Tcp.ask(&backend(address.into()), PATIENCE, None));
         let failure = CheckFailure::Connect("connection refused".to_owned());
         assert_eq!(news, News::CheckFailed(failure));
+    }
+
+    /// What a check by connection says of itself at a Unix socket, whose ends have no addresses.
+    fn introduced(version: Version) -> Vec<u8> {
+        let name = format!("fastlb-introduced-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let backend = backend(Address::Unix(
+            UnixPath::new(path.to_str().unwrap()).unwrap(),
+        ));
+        let (news, said) = run(async {
+            let listener = UnixListener::bind(&path).unwrap();
+            let serving = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut said = Vec::new();
+                stream.read_to_end(&mut said).await.unwrap();
+                said
+            };
+            tokio::join!(Check::Tcp.ask(&backend, PATIENCE, Some(version)), serving)
+        });
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(news, News::CheckPassed);
+        said
+    }
+
+    #[test]
+    fn a_check_without_addresses_is_unknown_or_local() {
+        assert_eq!(introduced(Version::V1), b"PROXY UNKNOWN\r\n");
+        assert_eq!(introduced(Version::V2), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
     }
 
     #[test]
@@ -300,10 +355,10 @@ mod tests {
                         answer(stream, b"HTTP/1.1 200 OK\r\n\r\n").await;
                     }
                 };
-                let (news, ()) = tokio::join!(check.ask(&backend, PATIENCE), serving);
+                let (news, ()) = tokio::join!(check.ask(&backend, PATIENCE, None), serving);
                 assert_eq!(news, News::CheckPassed);
                 std::fs::remove_file(&path).unwrap();
-                let news = check.ask(&backend, PATIENCE).await;
+                let news = check.ask(&backend, PATIENCE, None).await;
                 assert_eq!(news, News::CheckFailed(gone()));
             });
         }

@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use crate::support::{
-    Client, Conversation, Engine, Folder, Origin, Proxy, eventually, get, ok, preface, read_to_end,
-    refusing_address, v2,
+    Client, Conversation, Engine, Folder, Origin, Proxy, answer, eventually, get, ok, preface,
+    read_to_end, refusing_address, v2,
 };
 
 on_both_engines! {
@@ -20,6 +20,7 @@ on_both_engines! {
     a_unix_socket_hears_it_too,
     a_tunnel_begins_with_it_once,
     it_comes_before_anything_of_tcp,
+    checks_introduce_themselves,
     one_fastlb_understands_the_other,
 }
 
@@ -304,6 +305,56 @@ fn it_comes_before_anything_of_tcp(engine: Engine) {
     }
 }
 
+fn checks_introduce_themselves(engine: Engine) {
+    for (version, check) in [("v1", "tcp"), ("v1", "http"), ("v2", "tcp"), ("v2", "http")] {
+        let heard = Heard::default();
+        let origin = Origin::start({
+            let heard = heard.clone();
+            move |conversation| {
+                let peer = conversation.wire().writer().peer_addr();
+                let own = conversation.wire().writer().local_addr();
+                let Some(header) = note(conversation, &heard) else {
+                    return;
+                };
+                let (Ok(peer), Ok(own)) = (peer, own) else {
+                    return;
+                };
+                let expected = if header[0] == b'P' {
+                    line(peer, own)
+                } else {
+                    v2(0x20, 0, b"")
+                };
+                assert_eq!(header, expected);
+                while conversation.request().is_some() {
+                    conversation.send(answer("200 OK", &["Connection: close"], b""));
+                }
+            }
+        });
+        let flags = [
+            "--send-proxy",
+            version,
+            "--health",
+            check,
+            "--health-interval",
+            "100ms",
+        ];
+        let proxy = Proxy::before_with(engine, &origin, &flags);
+        eventually("some checks", || {
+            heard.lock().expect("no holder panics").len() >= 3
+        });
+        let requests = origin.requests().len();
+        assert_eq!(
+            requests > 0,
+            check == "http",
+            "{requests} requests of {check} checks"
+        );
+        assert!(!proxy.log().iter().any(|line| line.contains("is down")));
+        let exit = proxy.drain();
+        exit.expect_clean();
+        drop(origin);
+    }
+}
+
 fn one_fastlb_understands_the_other(engine: Engine) {
     let origin =
         Origin::answering(|request| ok(request.field("x-forwarded-for").unwrap_or("-").as_bytes()));
@@ -319,7 +370,9 @@ fn one_fastlb_understands_the_other(engine: Engine) {
             "--send-proxy",
             version,
         ];
-        let outer = Proxy::start(engine, &[&hop[..], &accept].concat());
+        // Checks come from the outer one itself.
+        let health = ["--health", "tcp", "--health-interval", "100ms"];
+        let outer = Proxy::start(engine, &[&hop[..], &accept, &health].concat());
         let mut clients = Vec::new();
         for number in 1..5 {
             let mut client = Client::connect(outer.address);
