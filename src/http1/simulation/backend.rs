@@ -199,7 +199,7 @@ impl Backend {
         let ask = self.ledger.reach(serial.parse().expect("a number"));
         assert_eq!(method, ask.method);
         assert_eq!(head.field("host"), Some("sim"));
-        assert_eq!(head.field("x-forwarded-for"), Some("10.0.0.9"));
+        assert_eq!(head.field("x-forwarded-for"), Some(self.scenario.client()));
         let upgrade = ask.upgrade.then_some("Upgrade");
         assert_eq!(head.field("connection"), upgrade);
         assert_eq!(head.field("upgrade"), upgrade.map(|_| "sim"));

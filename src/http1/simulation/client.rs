@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -13,8 +13,9 @@ use super::backend::FOR_EVER_MS;
 use super::flow::{Party, Side};
 use super::ledger::{Answer, Ask, Got, Ledger};
 use super::message::{Lost, Message, Reader, Shape, encode, pattern, shape_field};
-use super::scenario::Scenario;
+use super::scenario::{self, Scenario};
 use crate::io::sim::{End, World};
+use crate::proxy_protocol::{Ends, Origin, Version, write};
 
 /// What a client does beside asking and reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +133,18 @@ impl Client {
         let end = self.world.clone().visit(self.address).await.ok();
         let draining = self.ledger.draining.get();
         assert!(end.is_some() || draining, "the listener is gone");
-        end
+        let end = end?;
+        if self.scenario.proxied {
+            self.world.count("client comes through a proxy");
+            let version = self.world.any(&[Version::V1, Version::V2]);
+            let source = (scenario::PROXIED.parse::<IpAddr>().ok()?, 1111).into();
+            let header = write(version, Origin::Client(Ends::new(source, self.address)));
+            if end.write(&header).await.is_err() {
+                assert!(self.ledger.draining.get(), "a good header was refused");
+                return None;
+            }
+        }
+        Some(end)
     }
 
     /// Writes and reads at the same time, until the answers are there or the client has gone.

@@ -1,5 +1,6 @@
 //! What a seed decides: the network, the limits, how many there are and how they behave.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::fleet::BACKENDS_MAX;
@@ -12,6 +13,10 @@ use crate::proxy_protocol;
 use crate::relay::FlowOptions;
 use crate::upstream::{self, RetryOn};
 
+/// Where clients come from.
+const PEER: &str = "10.0.0.9";
+/// Where they come from by what a header says.
+pub(super) const PROXIED: &str = "192.0.2.77";
 /// Most other backends that a request may go to.
 pub(super) const RETRIES_MAX: u32 = 2;
 
@@ -45,6 +50,8 @@ pub(super) struct Scenario {
     pub(super) drain_ms: Option<u64>,
     /// How long busy sessions have then.
     pub(super) drain_timeout_ms: u64,
+    /// Each connection begins with a header of the PROXY protocol, which is demanded.
+    pub(super) proxied: bool,
 }
 
 /// How the fleet is judged while it is used.
@@ -123,7 +130,13 @@ impl Scenario {
             connections_max: pick(rng, &[1, 2, 100]),
             drain_ms: (rng.u8(..4) == 0).then(|| rng.u64(0..400)),
             drain_timeout_ms: pick(rng, &[0, 300, 10_000, 10_000]),
+            proxied: rng.u8(..4) == 0,
         }
+    }
+
+    /// Whom backends are told to be serving.
+    pub(super) fn client(&self) -> &'static str {
+        if self.proxied { PROXIED } else { PEER }
     }
 
     pub(super) fn body_bytes(&self, world: &World) -> usize {
@@ -166,7 +179,7 @@ pub(super) fn http(rng: &mut fastrand::Rng) -> Options {
             drain_idle: Duration::from_millis(100),
         },
         proxy: proxy_protocol::Options {
-            trusted: Vec::new(),
+            trusted: vec![PEER.parse::<IpAddr>().expect("it is one").into()],
             timeout: Duration::from_millis(limits::PROXY_TIMEOUT_MS),
             send: None,
         },

@@ -31,7 +31,7 @@ impl<const ATTENDED: bool> Worker<ATTENDED> {
         let worker = self.clone();
         let serve = move |socket, peer, guest| {
             let (executor, gateway) = (&worker.world.executor, worker.gateway.clone());
-            let proxied = false;
+            let proxied = worker.scenario.proxied;
             let arrival = Arrival { peer, proxied };
             match worker.scenario.tcp {
                 true => drop(executor.spawn(tcp::open(gateway, socket, arrival, guest))),
