@@ -155,8 +155,10 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
             door: Door::new(limit, counters.clone()),
             stopped,
         };
+        let ledger = Ledger::new(&world);
+        ledger.tells.set(scenario.http.proxy.send.is_some());
         let run = Self {
-            ledger: Ledger::new(&world),
+            ledger,
             world,
             scenario,
             balancer,

@@ -8,6 +8,7 @@ use super::ledger::{Ask, Ledger, Meant};
 use super::message::{Message, Reader, Shape, encode, pattern, shape_field};
 use super::scenario::Scenario;
 use crate::io::sim::{Dial, End, Host, World};
+use crate::proxy_protocol::Origin;
 
 /// Longer than any limit of time of a run.
 pub(super) const FOR_EVER_MS: u64 = 20_000;
@@ -72,9 +73,35 @@ impl Backend {
     }
 
     /// Says and hears what a connection carries, whatever that is.
-    async fn flow(&self, end: &End) {
+    async fn flow(&self, end: &Rc<End>) {
+        let mut reader = Reader::new(end);
+        if !self.is_introduced(&mut reader).await {
+            return;
+        }
         let party = self.ledger.enter_party(Side::Backend, &self.scenario);
-        party.converse(&self.ledger, end, &[]).await;
+        let brought = reader.take_rest();
+        party.converse(&self.ledger, end, &brought).await;
+    }
+
+    /// Hears whom the connection is for, where it has to begin with that; `false` where it ends
+    /// before.
+    async fn is_introduced(&self, reader: &mut Reader) -> bool {
+        if !self.ledger.tells.get() {
+            return true;
+        }
+        let Ok(origin) = reader.preface().await else {
+            return false;
+        };
+        self.world.count("backend is told of the client");
+        match origin {
+            Origin::Client(ends) => {
+                assert!(self.scenario.proxied, "an address that nobody knows");
+                assert_eq!(ends.source().ip().to_string(), self.scenario.client());
+            }
+            Origin::Unknown => assert!(!self.scenario.proxied, "the client is known"),
+            Origin::Local => panic!("the connection is for a client"),
+        }
+        true
     }
 
     async fn converse(self, end: Rc<End>) {
@@ -87,6 +114,9 @@ impl Backend {
             return;
         }
         let mut reader = Reader::new(&end);
+        if !self.is_introduced(&mut reader).await {
+            return;
+        }
         let mut first = true;
         while self.idle(&mut reader, connection, first).await {
             if world.happens(faults / 3) {

@@ -17,6 +17,11 @@ pub(super) const REFUSALS: [Fault; 4] = [
     "connect not answered",
     "connect finds a full queue",
 ];
+/// What a backend may do before it has heard whose the connection is, where it has to be told.
+const BREAKS: [Fault; 2] = [
+    "backend dies when it has accepted",
+    "backend closes an unused connection",
+];
 /// What may be missing here to reach one.
 pub(super) const SHORTAGE: Fault = "connect short of descriptors";
 
@@ -86,6 +91,8 @@ pub(super) struct Ledger {
     broken: RefCell<BTreeSet<u64>>,
     /// Those who speak through a TCP session, or a tunnel.
     pub(super) parties: RefCell<Vec<Rc<Party>>>,
+    /// Backends are told whom each connection is for, before it is any request's.
+    pub(super) tells: Cell<bool>,
     /// Idle connections may be closed.
     pub(super) draining: Cell<bool>,
     /// Every connection may.
@@ -104,6 +111,7 @@ impl Ledger {
             meant: RefCell::default(),
             broken: RefCell::default(),
             parties: RefCell::default(),
+            tells: Cell::new(false),
             draining: Cell::new(false),
             cut: Cell::new(false),
             answers: Cell::new(0),
@@ -234,7 +242,8 @@ impl Ledger {
                 let none = reason.starts_with("no");
                 // Where nobody is up, nobody is connected to.
                 let nobody_up = none && self.happened(&[NOBODY_UP]);
-                let had_reason = nobody_up || self.happened(&REFUSALS);
+                let untold = self.tells.get() && self.happened(&BREAKS);
+                let had_reason = nobody_up || untold || self.happened(&REFUSALS);
                 (if none { 503 } else { 502 }, had_reason)
             }
             "connection to the backend timed out" => {

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use crate::io::sim::End;
+use crate::proxy_protocol::{Origin, parse};
 
 /// Bytes that an actor asks for at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -94,6 +95,17 @@ impl Reader {
 
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Reads the header of the PROXY protocol that a connection begins with.
+    pub(super) async fn preface(&mut self) -> Result<Origin, Lost> {
+        loop {
+            if let Some(header) = parse(&self.bytes).expect("fastlb writes good headers") {
+                self.bytes.drain(..header.length);
+                return Ok(header.origin);
+            }
+            self.fill().await?;
+        }
     }
 
     /// What has come and was not understood yet.

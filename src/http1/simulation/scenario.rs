@@ -9,7 +9,7 @@ use crate::http1::Options;
 use crate::io::BufferOptions;
 use crate::io::sim::{Network, World};
 use crate::limits;
-use crate::proxy_protocol;
+use crate::proxy_protocol::{self, Version};
 use crate::relay::FlowOptions;
 use crate::upstream::{self, RetryOn};
 
@@ -80,7 +80,7 @@ impl Scenario {
         let client_faults_per_mille = rate(&[0, 0, 200, 500]);
         let moody = rate(&[0, 0, 0, 1]) > 0;
         let idle_closes_per_mille = pick(rng, &[0, 200, 700]);
-        Self {
+        let mut scenario = Self {
             tcp: rng.u8(..4) == 0,
             network,
             buffers: BufferOptions {
@@ -131,7 +131,10 @@ impl Scenario {
             drain_ms: (rng.u8(..4) == 0).then(|| rng.u64(0..400)),
             drain_timeout_ms: pick(rng, &[0, 300, 10_000, 10_000]),
             proxied: rng.u8(..4) == 0,
-        }
+        };
+        let send = pick(rng, &[None, None, Some(Version::V1), Some(Version::V2)]);
+        scenario.http.proxy.send = send;
+        scenario
     }
 
     /// Whom backends are told to be serving.
