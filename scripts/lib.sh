@@ -49,6 +49,32 @@ announced_address() {
     fail "$1 does not listen: $(cat "$work/$1.err")"
 }
 
+# Waits until the program $1 listens on $address.
+wait_until_it_answers() {
+    for _ in {1..100}; do
+        if (exec 3<>"/dev/tcp/${address%:*}/${address##*:}") 2>/dev/null; then return; fi
+        sleep 0.05
+    done
+    fail "$1 does not listen on $address: $(tail -n 5 "$work/$1.err")"
+}
+
+# The crate that bench/peers/pingora is built on; the program is as new as its Cargo.lock, because
+# compare.sh builds it again.
+pingora_version() {
+    if ! is_installed pingora; then echo absent; return; fi
+    awk '/^name = "pingora"$/ {getline; gsub(/"/, "", $3); print "pingora " $3}' \
+        "$ROOT/bench/peers/pingora/Cargo.lock"
+}
+
+# A port that nobody has at the moment.
+free_port() {
+    python3 -c '
+import socket
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    print(probe.getsockname()[1])'
+}
+
 # What the process waits in, seen in its descriptors rather than believed from its flags.
 engine_of() {
     local descriptors
