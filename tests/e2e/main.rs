@@ -28,6 +28,7 @@ mod support;
 
 mod abandoned;
 mod bodies;
+mod conformance;
 mod crowd;
 mod deadlines;
 mod drain;
