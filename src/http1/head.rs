@@ -1,8 +1,8 @@
 //! The head of a message: where it ends, and what stands in it (RFC 9112 sections 2 to 5).
 //!
-//! [`Scan`] finds the end and checks every line end; httparse is then called once on the whole
-//! head. It is not the judge: what it takes too easily is refused here. What the fields mean is
-//! the business of `framing`.
+//! [`Scan`] finds the end and checks every line end and the version; httparse is then called once
+//! on the whole head. It is not the judge: what it takes too easily is refused here. What the
+//! fields mean is the business of `framing`.
 
 use std::mem::MaybeUninit;
 
@@ -39,6 +39,8 @@ pub struct Scan {
     line: usize,
     /// Where the search for a line end goes on; `start <= line <= at`.
     at: usize,
+    /// See [`Span`].
+    later_minor: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,6 +57,19 @@ pub struct Span {
     pub start: usize,
     /// Index behind the last byte; the body begins here.
     pub end: usize,
+    /// Index of the minor digit of a version behind 1.1, which [`Span::of`] makes 1.1.
+    later_minor: Option<usize>,
+}
+
+impl Span {
+    /// The head, in the bytes that it was found in. A version 1.x behind 1.1 is written as 1.1:
+    /// what it adds may be passed over (RFC 9110 section 2.5), and httparse knows no such version.
+    pub fn of(self, bytes: &mut [u8]) -> &[u8] {
+        if let Some(minor) = self.later_minor {
+            bytes[minor] = b'1';
+        }
+        &bytes[self.start..self.end]
+    }
 }
 
 impl Scan {
@@ -77,7 +92,8 @@ impl Scan {
     ///
     /// # Errors
     /// The head can only become bad: a line end that is not CRLF, a folded line, a first byte that
-    /// begins no head, or more than [`HEAD_BYTES_MAX`].
+    /// begins no head, a first line without a version that is spoken, or more than
+    /// [`HEAD_BYTES_MAX`].
     pub fn end(&mut self, bytes: &[u8]) -> Result<Option<Span>, BadHead> {
         let bytes = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
         if self.line == self.start && !self.begins(bytes)? {
@@ -93,9 +109,14 @@ impl Scan {
                     return Ok(Some(Span {
                         start: self.start,
                         end: self.at,
+                        later_minor: self.later_minor,
                     }));
                 }
                 Some(b' ' | b'\t') => return Err(BadHead::ObsFold),
+                Some(_) if self.line == self.start => {
+                    self.later_minor = self.judge_version(line)?;
+                    self.line = self.at;
+                }
                 Some(_) => self.line = self.at,
             }
         }
@@ -135,6 +156,44 @@ impl Scan {
                 }
                 Ok(known > 0)
             }
+        }
+    }
+
+    /// Judges the version of the first line, which decides what everything behind it means. Who
+    /// speaks HTTP/0.9 is refused here, because his request has no further line. Returns the place
+    /// of a minor version behind 1.1.
+    fn judge_version(&self, line: &[u8]) -> Result<Option<usize>, BadHead> {
+        let version = match self.side {
+            Side::Request => line.last_chunk(),
+            Side::Response => line.first_chunk(),
+        };
+        match version {
+            Some(b"HTTP/1.1" | b"HTTP/1.0") => Ok(None),
+            version => self.judge_other_version(line, version),
+        }
+    }
+
+    #[cold]
+    fn judge_other_version(
+        &self,
+        line: &[u8],
+        version: Option<&[u8; 8]>,
+    ) -> Result<Option<usize>, BadHead> {
+        let (at, bad) = match self.side {
+            Side::Request => (line.len().wrapping_sub(1), BadHead::BadRequestLine),
+            Side::Response => ("HTTP/1.".len(), BadHead::BadStatusLine),
+        };
+        match version {
+            _ if line.contains(&b'\r') => Err(BadHead::BareCr),
+            Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+                if major.is_ascii_digit() && minor.is_ascii_digit() =>
+            {
+                match major {
+                    b'1' => Ok(Some(self.line + at)),
+                    _ => Err(BadHead::UnsupportedVersion),
+                }
+            }
+            _ => Err(bad),
         }
     }
 }

@@ -62,13 +62,13 @@ async fn head<I: Io>(gateway: &Gateway<I>, client: &mut Client<I>) -> Result<Spa
 
 fn translate<I: Io>(
     gateway: &Gateway<I>,
-    client: &Client<I>,
+    client: &mut Client<I>,
     span: Span,
     parcel: &mut Parcel,
 ) -> Result<Request, Refused> {
     let bad = |bad| refused(Cause::BadRequest(bad));
     let mut store = field_store();
-    let bytes = &client.stream.inbox.bytes()[span.start..span.end];
+    let bytes = span.of(client.stream.inbox.bytes_mut());
     let head = RequestHead::parse(bytes, &mut store).map_err(bad)?;
     let plan = framing::request(&head).map_err(bad)?;
     gateway.counters.requests.add(1);

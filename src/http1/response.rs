@@ -202,7 +202,7 @@ impl<'a, I: Io> Reception<'a, I> {
 
     fn translate(&mut self, span: Span) -> Result<(ResponsePlan, Delivery), Cause> {
         let mut store = field_store();
-        let bytes = &self.upstream.inbox.bytes()[span.start..span.end];
+        let bytes = span.of(self.upstream.inbox.bytes_mut());
         let head = ResponseHead::parse(bytes, &mut store).map_err(Cause::BadResponse)?;
         let plan = framing::answer(&head, &self.plan).map_err(Cause::BadResponse)?;
         // A refusal that did not wait for the body will not read the rest of it, and what is left

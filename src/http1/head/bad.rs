@@ -25,7 +25,7 @@ pub enum BadHead {
     BadStatusLine,
     /// The target is in no form that the method may have (RFC 9112 section 3.2).
     BadTarget,
-    /// A version of HTTP other than 1.0 and 1.1.
+    /// A major version of HTTP other than 1.
     UnsupportedVersion,
     /// A field that goes on in the next line (RFC 9112 section 5.2).
     ObsFold,
@@ -123,9 +123,6 @@ pub(super) fn request(bytes: &[u8], error: httparse::Error) -> BadHead {
     let words = (words.next(), words.next(), words.next(), words.next());
     match (error, words) {
         _ if has_bare_cr(bytes) => BadHead::BareCr,
-        (httparse::Error::Version, (_, _, Some(version), None)) if is_version(version) => {
-            BadHead::UnsupportedVersion
-        }
         (httparse::Error::Token, (_, Some(target), Some(_), None)) if !is_visible(target) => {
             BadHead::BadTarget
         }
@@ -139,10 +136,8 @@ pub(super) fn request(bytes: &[u8], error: httparse::Error) -> BadHead {
 /// Names the fault of a response head that httparse refused with `error`.
 #[cold]
 pub(super) fn response(bytes: &[u8], error: httparse::Error) -> BadHead {
-    let version = first_line(bytes).split(|&byte| byte == b' ').next();
     match error {
         _ if has_bare_cr(bytes) => BadHead::BareCr,
-        httparse::Error::Version if version.is_some_and(is_version) => BadHead::UnsupportedVersion,
         httparse::Error::Version | httparse::Error::Status => BadHead::BadStatusLine,
         _ => field(bytes, error),
     }
@@ -177,17 +172,6 @@ fn has_bare_cr(bytes: &[u8]) -> bool {
 /// Whether a target consists of the bytes that a target may have.
 fn is_visible(target: &[u8]) -> bool {
     target.iter().all(u8::is_ascii_graphic)
-}
-
-/// Whether these are `HTTP/`, a digit, a point and a digit, but neither 1.0 nor 1.1.
-fn is_version(word: &[u8]) -> bool {
-    match word {
-        b"HTTP/1.0" | b"HTTP/1.1" => false,
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] => {
-            major.is_ascii_digit() && minor.is_ascii_digit()
-        }
-        _ => false,
-    }
 }
 
 /// Whether the name in this line is followed by blanks and then its colon.
