@@ -118,14 +118,15 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
     if method == Method::Connect {
         return Err(BadHead::Connect);
     }
-    target::check(head.target, method)?;
     let mut seen = Seen::default();
-    let (mut hosts, mut upgrade, mut expects) = (0, false, false);
+    let (mut host, mut upgrade, mut expects) = (None, false, false);
     for field in head.fields {
         match Name::of(field.name) {
             Name::Host => {
                 target::check_host(field.value)?;
-                hosts += 1;
+                if host.replace(field.value).is_some() {
+                    return Err(BadHead::RepeatedHost);
+                }
             }
             Name::Upgrade => upgrade |= protocols(field.value).next().is_some(),
             // An expectation in HTTP/1.0 is ignored (RFC 9110 section 10.1.1).
@@ -138,11 +139,10 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
         }
     }
     let http11 = head.version == Version::Http11;
-    match hosts {
-        0 if http11 => return Err(BadHead::MissingHost),
-        0 | 1 => {}
-        _ => return Err(BadHead::RepeatedHost),
+    if http11 && host.is_none() {
+        return Err(BadHead::MissingHost);
     }
+    target::check(head.target, method, host)?;
     // A bare Upgrade, or one in HTTP/1.0, asks for nothing (RFC 9110 section 7.8).
     let upgrade = http11 && upgrade && seen.upgrade;
     let framing = seen.framing(head.version)?.unwrap_or(Framing::None);

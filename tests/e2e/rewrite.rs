@@ -11,7 +11,6 @@ on_both_engines! {
     forwarded_fields_of_strangers_are_dropped,
     forwarded_fields_of_trusted_peers_are_kept,
     http10_without_host_gets_the_authority,
-    an_absolute_target_decides_the_host,
     an_asterisk_is_a_target,
 }
 
@@ -128,23 +127,6 @@ fn http10_without_host_gets_the_authority(engine: Engine) {
     let seen = origin.only_request();
     assert_eq!(seen.head.start, "GET / HTTP/1.1");
     assert_eq!(seen.field("host"), Some(&*format!("localhost:{port}")));
-    drop((client, origin));
-    proxy.finish();
-}
-
-/// RFC 9112 section 3.2.2: the target's host wins, and the field is replaced by it. Refusing is as
-/// safe; passing on two hosts that differ is not.
-fn an_absolute_target_decides_the_host(engine: Engine) {
-    let origin = Origin::named("a");
-    let proxy = Proxy::before(engine, &origin);
-    let mut client = Client::connect(proxy.address);
-    client.send("GET http://outer.test/path HTTP/1.1\r\nHost: inner.test\r\n\r\n");
-    let response = client.response();
-    if response.status() != 400 {
-        let seen = origin.only_request();
-        assert_eq!(seen.field("host"), Some("outer.test"));
-        assert!(seen.head.target().ends_with("/path"), "{}", seen.head.start);
-    }
     drop((client, origin));
     proxy.finish();
 }

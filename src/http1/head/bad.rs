@@ -39,6 +39,8 @@ pub enum BadHead {
     RepeatedHost,
     /// A `Host`, or the authority in the target, that names no host.
     BadHost,
+    /// A `Host` that is not the authority in the target.
+    OtherHost,
     /// Both `Content-Length` and `Transfer-Encoding` (RFC 9112 section 6.1).
     LengthAndTransferEncoding,
     /// More than one `Content-Length`, equal ones included.
@@ -82,6 +84,7 @@ impl BadHead {
             Self::MissingHost => "missing host",
             Self::RepeatedHost => "repeated host",
             Self::BadHost => "bad host",
+            Self::OtherHost => "host other than that of the target",
             Self::LengthAndTransferEncoding => "both content-length and transfer-encoding",
             Self::RepeatedLength => "repeated content-length",
             Self::BadLength => "bad content-length",
