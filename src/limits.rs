@@ -12,6 +12,9 @@ pub const FIELDS_MAX: usize = 100;
 pub const CONNECTION_BYTES_MAX: usize = 512;
 /// Longest line that gives the size of a chunk, its extensions included (RFC 9112 section 7.1).
 pub const CHUNK_LINE_BYTES_MAX: usize = 256;
+/// Bytes of the extensions of all chunks of one body: they are dropped, so that a client could have
+/// fastlb read much for a body of little.
+pub const CHUNK_EXTENSION_BYTES_MAX: usize = 16 * 1024;
 /// Longest trailer section after the last chunk (RFC 9112 section 7.1.2).
 pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
 /// Most interim (1xx) responses before the final one (RFC 9110 section 15.2).

@@ -3,9 +3,11 @@
 //! Extensions and trailers are checked and dropped, as any recipient may. The bytes are the
 //! caller's; nothing is kept here but the place in the grammar.
 
+use self::extension::Place;
 use super::field::{is_text, is_token};
-use crate::limits::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
+use crate::limits::{CHUNK_EXTENSION_BYTES_MAX, CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 
+mod extension;
 #[cfg(test)]
 mod tests;
 
@@ -15,11 +17,14 @@ pub struct Decoder {
     state: State,
     /// Bytes of the size line or of the trailer section so far.
     line_bytes: u16,
+    /// Bytes of all extensions of the body so far.
+    extension_bytes: u16,
     /// Payload of this chunk that is still to come; while its size is read, the size so far.
     left: u64,
 }
 
 const _: () = assert!(CHUNK_LINE_BYTES_MAX < u16::MAX as usize);
+const _: () = assert!(CHUNK_EXTENSION_BYTES_MAX < u16::MAX as usize);
 const _: () = assert!(TRAILER_BYTES_MAX < u16::MAX as usize);
 
 /// What the next byte must be.
@@ -29,7 +34,7 @@ enum State {
     #[default]
     Size,
     /// A byte of an extension, or what ends it.
-    Extension,
+    Extension(Place),
     /// The line feed of the size line.
     SizeLf,
     /// Payload.
@@ -72,8 +77,10 @@ pub enum BadChunk {
     SizeTooLarge,
     /// A size line longer than `CHUNK_LINE_BYTES_MAX`.
     LineTooLong,
-    /// A chunk extension with control characters.
+    /// A chunk extension that is none (RFC 9112 section 7.1.1).
     Extension,
+    /// More than `CHUNK_EXTENSION_BYTES_MAX` of extensions in one body.
+    ExtensionsTooLong,
     /// Something other than CRLF where a line or a chunk must end.
     LineEnd,
     /// A trailer that is no field line.
@@ -90,6 +97,7 @@ impl BadChunk {
             Self::SizeTooLarge => "chunk size too large",
             Self::LineTooLong => "chunk size line too long",
             Self::Extension => "bad chunk extension",
+            Self::ExtensionsTooLong => "chunk extensions too long",
             Self::LineEnd => "chunk without its line end",
             Self::Trailer => "bad trailer",
             Self::TrailerTooLong => "trailers too long",
@@ -140,7 +148,7 @@ impl Decoder {
     /// The state behind a byte that is not payload.
     fn step(&mut self, byte: u8) -> Result<State, BadChunk> {
         match self.state {
-            State::Size | State::Extension | State::SizeLf => self.size_line(byte),
+            State::Size | State::Extension(_) | State::SizeLf => self.size_line(byte),
             State::PayloadCr if byte == b'\r' => Ok(State::PayloadLf),
             State::PayloadLf if byte == b'\n' => Ok(State::Size),
             State::Payload | State::PayloadCr | State::PayloadLf => Err(BadChunk::LineEnd),
@@ -160,11 +168,10 @@ impl Decoder {
         }
         match (self.state, byte) {
             (State::Size, b'\r') if self.line_bytes > 1 => Ok(State::SizeLf),
-            (State::Size, b';') if self.line_bytes > 1 => Ok(State::Extension),
+            (State::Size, b';') if self.line_bytes > 1 => Ok(State::Extension(Place::Lead)),
             (State::Size, _) => self.digit(byte),
-            (State::Extension, b'\r') => Ok(State::SizeLf),
-            (State::Extension, _) if is_text(byte) => Ok(State::Extension),
-            (State::Extension, _) => Err(BadChunk::Extension),
+            (State::Extension(place), b'\r') if extension::may_end(place) => Ok(State::SizeLf),
+            (State::Extension(place), _) => self.extension(place, byte),
             (_, b'\n') => {
                 self.line_bytes = 0;
                 Ok(if self.left == 0 {
@@ -175,6 +182,15 @@ impl Decoder {
             }
             _ => Err(BadChunk::LineEnd),
         }
+    }
+
+    fn extension(&mut self, place: Place, byte: u8) -> Result<State, BadChunk> {
+        self.extension_bytes += 1;
+        if usize::from(self.extension_bytes) > CHUNK_EXTENSION_BYTES_MAX {
+            return Err(BadChunk::ExtensionsTooLong);
+        }
+        let next = extension::step(place, byte).ok_or(BadChunk::Extension)?;
+        Ok(State::Extension(next))
     }
 
     fn digit(&mut self, byte: u8) -> Result<State, BadChunk> {

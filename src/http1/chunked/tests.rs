@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{BadChunk, Decoded, Decoder, Encoder};
-use crate::limits::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
+use crate::limits::{CHUNK_EXTENSION_BYTES_MAX, CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 
 /// Decodes the pieces between the cuts: the payload, the bytes consumed, whether the body is whole.
 fn decode(body: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, usize, bool), BadChunk> {
@@ -31,13 +31,19 @@ fn decode_bytewise(body: &[u8]) -> Result<(Vec<u8>, usize, bool), BadChunk> {
 
 #[test]
 fn good_bodies_are_decoded_at_once_and_byte_by_byte() {
-    let table: [(&str, &str, usize); 9] = [
+    let table: [(&str, &str, usize); 11] = [
         ("0\r\n\r\n", "", 0),
         ("5\r\nhello\r\n0\r\n\r\n", "hello", 0),
         ("3\r\nabc\r\n00002\r\nde\r\n000\r\n\r\n", "abcde", 0),
         ("a\r\n0123456789\r\n0\r\n\r\n", "0123456789", 0),
         ("A\r\n01234\r\n789\r\n0\r\n\r\n", "01234\r\n789", 0),
         ("2;a=b;c=\"d e\"\r\nhi\r\n0;last\r\n\r\n", "hi", 0),
+        (
+            "2;a;b=c ; d = \"\\\"\\\\;\"\t;e\r\nhi\r\n0\r\n\r\n",
+            "hi",
+            0,
+        ),
+        ("2;a=\"\u{e4}\t \"\r\nhi\r\n0;b=\"\"\r\n\r\n", "hi", 0),
         ("2\r\nhi\r\n0\r\nTrailer: x\r\nOther:\ty\r\n\r\n", "hi", 0),
         ("2\r\nhi\r\n0\r\n\r\nGET / HTTP/1.1\r\n", "hi", 16),
         ("0\r\n\r\n\r\n", "", 2),
@@ -56,6 +62,8 @@ fn good_bodies_are_decoded_at_once_and_byte_by_byte() {
 #[test]
 fn bad_bodies_are_refused_at_once_and_byte_by_byte() {
     let long_line = format!("1;{}\r\n", "x".repeat(CHUNK_LINE_BYTES_MAX));
+    let of_100_bytes = format!("1;{}\r\nx\r\n", "a".repeat(100));
+    let many_extensions = of_100_bytes.repeat(CHUNK_EXTENSION_BYTES_MAX / 100 + 1);
     let long_zeros = "0".repeat(CHUNK_LINE_BYTES_MAX + 1);
     let long_trailer = format!("0\r\nA: {}\r\n\r\n", "x".repeat(TRAILER_BYTES_MAX));
     let many_trailers = format!("0\r\n{}\r\n", "A: b\r\n".repeat(TRAILER_BYTES_MAX / 6 + 1));
@@ -76,6 +84,23 @@ fn bad_bodies_are_refused_at_once_and_byte_by_byte() {
         ("5;a\nhello\r\n", BadChunk::Extension),
         ("5;a\0\r\nhello\r\n", BadChunk::Extension),
         ("5;a\rb\r\nhello\r\n", BadChunk::LineEnd),
+        ("5;\r\nhello\r\n", BadChunk::Extension),
+        ("5;;a\r\nhello\r\n", BadChunk::Extension),
+        ("5;a;\r\nhello\r\n", BadChunk::Extension),
+        ("5; \r\nhello\r\n", BadChunk::Extension),
+        ("5;=a\r\nhello\r\n", BadChunk::Extension),
+        ("5;a=\r\nhello\r\n", BadChunk::Extension),
+        ("5;a= ;b\r\nhello\r\n", BadChunk::Extension),
+        ("5;a b\r\nhello\r\n", BadChunk::Extension),
+        ("5;a \r\nhello\r\n", BadChunk::Extension),
+        ("5;a=b c\r\nhello\r\n", BadChunk::Extension),
+        ("5;a=b=c\r\nhello\r\n", BadChunk::Extension),
+        ("5;a/b\r\nhello\r\n", BadChunk::Extension),
+        ("5;a=b/c\r\nhello\r\n", BadChunk::Extension),
+        ("5;a=\"b\r\nhello\r\n", BadChunk::Extension),
+        ("5;a=\"\\\r\nhello\r\n", BadChunk::Extension),
+        ("5;a=\"b\"c\r\nhello\r\n", BadChunk::Extension),
+        ("5;a=\"\u{7f}\"\r\nhello\r\n", BadChunk::Extension),
         ("5\r\nhello!\r\n", BadChunk::LineEnd),
         ("5\r\nhello\n0\r\n\r\n", BadChunk::LineEnd),
         ("5\r\nhello\r0\r\n\r\n", BadChunk::LineEnd),
@@ -89,6 +114,7 @@ fn bad_bodies_are_refused_at_once_and_byte_by_byte() {
         ("0\r\nA: b\r\n c\r\n\r\n", BadChunk::Trailer),
         ("0\r\nA: b\rc\r\n\r\n", BadChunk::LineEnd),
         (&long_line, BadChunk::LineTooLong),
+        (&many_extensions, BadChunk::ExtensionsTooLong),
         (&long_zeros, BadChunk::LineTooLong),
         (&long_trailer, BadChunk::TrailerTooLong),
         (&many_trailers, BadChunk::TrailerTooLong),
