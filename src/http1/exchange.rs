@@ -11,7 +11,7 @@ use tracing::debug;
 use super::end::{Cause, End, Phase};
 use super::framing::{Method, RequestPlan};
 use super::gateway::Gateway;
-use super::head::Version;
+use super::head::{BadHead, Version};
 use super::reply;
 use super::request::{self, Refused, Request};
 use super::response::{Answered, Progress, Reception};
@@ -105,6 +105,9 @@ impl<I: Io> Exchange<'_, I> {
                 .repeats_5xx()
                 .then_some(&elsewhere as &dyn Fn() -> bool);
             let cause = match self.attempt(&mut upstream, after_5xx).await {
+                Ok(answered) if answered.switches() && self.is_early() => {
+                    Cause::BadRequest(BadHead::EarlyBytes)
+                }
                 Ok(answered) => {
                     if answered.switches() {
                         self.tunnel(upstream, clock.elapsed_us()).await;
@@ -138,6 +141,15 @@ impl<I: Io> Exchange<'_, I> {
             (backend, reuse, clock) = (next, Reuse::Allowed, Stopwatch::start());
             self.gateway.counters.retries.add(1);
         }
+    }
+
+    /// Whether the client has sent something behind its request, which is no part of a tunnel that
+    /// it did not know of (RFC 9110 section 7.8).
+    fn is_early(&self) -> bool {
+        let Stream {
+            io, socket, inbox, ..
+        } = &self.client.stream;
+        !inbox.is_empty() || io.has_unread(socket)
     }
 
     /// Takes what came of the body together with the head.
@@ -307,7 +319,10 @@ impl<I: Io> Exchange<'_, I> {
             return After::Abort;
         }
         // With a body under way the connection has no next request to find.
-        let keep_alive = self.request.plan.keep_alive && !self.progress.uploading.get();
+        // The client takes the connection for a tunnel where it spoke too early.
+        let is_early = cause == Cause::BadRequest(BadHead::EarlyBytes);
+        let uploading = self.progress.uploading.get();
+        let keep_alive = self.request.plan.keep_alive && !uploading && !is_early;
         let plan = Some(RequestPlan {
             keep_alive,
             ..self.request.plan

@@ -68,9 +68,13 @@ fn translate<I: Io>(
 ) -> Result<Request, Refused> {
     let bad = |bad| refused(Cause::BadRequest(bad));
     let mut store = field_store();
+    let is_last = client.stream.inbox.bytes().len() == span.end;
     let bytes = span.of(client.stream.inbox.bytes_mut());
     let head = RequestHead::parse(bytes, &mut store).map_err(bad)?;
-    let plan = framing::request(&head).map_err(bad)?;
+    let mut plan = framing::request(&head).map_err(bad)?;
+    // What is there already was sent before a switch of protocols: it is the next request, and the
+    // offer is passed over (RFC 9110 section 7.8).
+    plan.upgrade &= is_last;
     gateway.counters.requests.add(1);
     let peer = client.peer.address();
     let trusted = gateway.trusts(peer);

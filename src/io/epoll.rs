@@ -202,6 +202,10 @@ impl Io for Epoll {
         sys::is_lost(&**socket)
     }
 
+    fn has_unread(&self, socket: &Self::Socket) -> bool {
+        sys::has_unread(&**socket)
+    }
+
     fn half_close(&self, socket: &Self::Socket) {
         sys::half_close(&**socket);
     }

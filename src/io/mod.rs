@@ -180,6 +180,9 @@ pub trait Io: Clone + 'static {
     /// closed its side is not.
     fn is_lost(&self, socket: &Self::Socket) -> bool;
 
+    /// Whether bytes have come that nobody has received.
+    fn has_unread(&self, socket: &Self::Socket) -> bool;
+
     /// Sends FIN; receiving goes on.
     fn half_close(&self, socket: &Self::Socket);
 

@@ -138,6 +138,10 @@ impl<const ATTENDED: bool> Io for Sim<ATTENDED> {
         socket.was_reset()
     }
 
+    fn has_unread(&self, socket: &Self::Socket) -> bool {
+        socket.has_unread()
+    }
+
     fn half_close(&self, socket: &Self::Socket) {
         socket.half_close();
     }

@@ -192,6 +192,14 @@ pub(super) fn is_lost(socket: &impl AsRawFd) -> bool {
     look(socket, 0) & LOST != 0
 }
 
+/// Whether there are bytes to receive (ioctl(2), tcp(7)); the end of the stream is none.
+pub(super) fn has_unread(socket: &impl AsRawFd) -> bool {
+    let mut unread: libc::c_int = 0;
+    // SAFETY: the kernel writes one int to where the pointer leads.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut unread) };
+    result == 0 && unread > 0
+}
+
 /// Whether a receive would bring something, the end of the stream or an error included.
 pub(super) fn is_readable(socket: &impl AsRawFd) -> bool {
     look(socket, libc::POLLIN) != 0

@@ -57,6 +57,8 @@ pub enum BadHead {
     BadExpectation,
     /// The client asks for another protocol, and has a body before it.
     Upgrade,
+    /// Bytes of the client that came before the switch of protocols that they are meant for.
+    EarlyBytes,
     /// The method `CONNECT`.
     Connect,
     /// The backend answers 101 to a request that asked for no other protocol, or does not say for
@@ -93,6 +95,7 @@ impl BadHead {
             Self::TransferEncodingIn10 => "transfer-encoding in http/1.0",
             Self::BadExpectation => "unknown expectation",
             Self::Upgrade => "upgrade not supported",
+            Self::EarlyBytes => "bytes before the switch of protocols",
             Self::Connect => "connect not allowed",
             Self::SwitchingProtocols => "unasked switch of protocols",
         }

@@ -246,13 +246,6 @@ impl Client {
             if talk.end.write(body).await.is_err() {
                 return false;
             }
-            if last
-                && let Some(party) = &talk.parties[index]
-                && world.happens(300)
-            {
-                world.count("client speaks before the switch of protocols");
-                party.hurry(&talk.end).await;
-            }
         }
         if talk.mood == Mood::HalfClosesBehind {
             talk.end.half_close();

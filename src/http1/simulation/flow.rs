@@ -281,20 +281,6 @@ impl Party {
         .await;
     }
 
-    /// Says what goes at once of the first words.
-    pub(super) async fn hurry(&self, end: &End) {
-        let until = self.place();
-        poll_fn(|cx| {
-            if until > 0
-                && let Poll::Ready(Ok(written)) = end.poll_write(cx, &self.words[..until])
-            {
-                self.said.set(written);
-            }
-            Poll::Ready(())
-        })
-        .await;
-    }
-
     /// Says what comes before the place `until`; `false` where the connection takes no more.
     async fn say_until(&self, end: &End, until: usize) -> bool {
         while self.said.get() < until {
