@@ -6,7 +6,7 @@ use fastlb::health::{CheckRules, EjectRules, Event, FleetHealth, News};
 use fastlb::http1::chunked::{Decoder, Encoder};
 use fastlb::http1::framing::{self, RequestPlan};
 use fastlb::http1::head::{RequestHead, ResponseHead, Scan, field_store};
-use fastlb::http1::rewrite::{self, Forward};
+use fastlb::http1::rewrite::{self, Forward, Underscores};
 
 /// What wrk sends.
 const SMALL_REQUEST: &[u8] = b"GET /bytes/100 HTTP/1.1\r\nHost: fastlb.test\r\n\r\n";
@@ -50,6 +50,7 @@ fn request_head(bencher: Bencher<'_, '_>, bytes: &[u8]) {
         peer: Some([127, 0, 0, 1].into()),
         trusted: false,
         authority: "127.0.0.1:80",
+        underscores: Underscores::Drop,
     };
     let mut out = Vec::with_capacity(2 * bytes.len());
     bencher.bench_local(|| {

@@ -48,6 +48,7 @@ const NEEDS: [Need; 5] = [
             "response_timeout",
             "body_idle_timeout",
             "trusted",
+            "underscore_headers",
         ],
         other: "mode",
         is_met: |mode| mode == "http",

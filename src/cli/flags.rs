@@ -14,6 +14,7 @@ use crate::balance::Algorithm;
 use crate::config::{
     BackendList, Config, Cores, Listen, ListenAt, ListenList, Timeouts, parse_duration,
 };
+use crate::http1::rewrite::Underscores;
 use crate::io::{BufferOptions, EngineChoice};
 use crate::limits;
 use crate::proxy_protocol::Version;
@@ -157,6 +158,15 @@ pub(super) struct Flags {
     #[arg(long, value_name = "VERSION", env = "FASTLB_SEND_PROXY")]
     #[arg(value_parser = Version::from_str)]
     send_proxy: Option<Version>,
+    /// Fields of requests whose names have an underscore: drop or keep.
+    #[arg(
+        long,
+        value_name = "WHAT",
+        env = "FASTLB_UNDERSCORE_HEADERS",
+        default_value = "drop"
+    )]
+    #[arg(value_parser = values::underscores)]
+    underscore_headers: Underscores,
     #[command(flatten)]
     _later: later::Flags,
 }
@@ -196,6 +206,7 @@ impl Flags {
             trusted: self.trusted,
             proxy_trusted: self.proxy_trusted,
             send_proxy: self.send_proxy,
+            underscores: self.underscore_headers,
             buffers: BufferOptions::default(),
         })
     }

@@ -201,6 +201,7 @@ mod tests {
     use crate::config::{BackendConfig, Timeouts};
     use crate::fleet::Checks;
     use crate::health::{CheckRules, EjectRules};
+    use crate::http1::rewrite::Underscores;
     use crate::limits;
     use crate::proxy_protocol::Version;
     use crate::worker::Mode;
@@ -338,6 +339,14 @@ mod tests {
         assert_eq!(sends(""), None);
         assert_eq!(sends("--send-proxy v1"), Some(Version::V1));
         assert_eq!(sends("--send-proxy v2 --mode tcp"), Some(Version::V2));
+    }
+
+    #[test]
+    fn names_with_underscores_are_dropped_unless_they_are_to_be_kept() {
+        let of = |flags: &str| config(&format!("-b 127.0.0.1 {flags}")).underscores;
+        assert_eq!(of(""), Underscores::Drop);
+        assert_eq!(of("--underscore-headers keep"), Underscores::Keep);
+        assert!(error("-b 127.0.0.1 --underscore-headers off").contains("drop and keep"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 use super::later::DOES_NOT_EXIST;
 use crate::balance::Algorithm;
 use crate::config::{DurationError, parse_limit};
+use crate::http1::rewrite::Underscores;
 use crate::upstream::RetryOn;
 
 /// Algorithms that will come.
@@ -73,6 +74,15 @@ pub(super) fn algorithm(name: &str) -> Result<Algorithm, String> {
             "--balance {name} {DOES_NOT_EXIST}; there is round-robin"
         )),
         _ => Err("there is round-robin".to_owned()),
+    }
+}
+
+/// Reads what becomes of names with an underscore.
+pub(super) fn underscores(what: &str) -> Result<Underscores, String> {
+    match what {
+        "drop" => Ok(Underscores::Drop),
+        "keep" => Ok(Underscores::Keep),
+        _ => Err("there are drop and keep".to_owned()),
     }
 }
 

@@ -22,6 +22,7 @@ pub use resolve::ResolveError;
 use crate::balance::{Algorithm, Weight};
 use crate::fleet::Checks;
 use crate::health::{CheckRules, EjectRules};
+use crate::http1::rewrite::Underscores;
 use crate::io::{Address, BufferOptions, EngineChoice};
 use crate::limits;
 use crate::proxy_protocol::Version;
@@ -57,6 +58,8 @@ pub struct Config {
     pub proxy_trusted: Vec<IpNet>,
     /// What backends are told of the client of each connection, if anything.
     pub send_proxy: Option<Version>,
+    /// What becomes of a request's fields whose names have an underscore.
+    pub underscores: Underscores,
     /// Memory that each worker receives into.
     pub buffers: BufferOptions,
 }
@@ -78,6 +81,7 @@ impl Config {
             trusted: Vec::new(),
             proxy_trusted: Vec::new(),
             send_proxy: None,
+            underscores: Underscores::default(),
             buffers: BufferOptions::default(),
         }
     }

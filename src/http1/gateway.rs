@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::rewrite::Underscores;
 use crate::io::{Io, Wheel};
 use crate::proxy_protocol;
 use crate::relay::FlowOptions;
@@ -28,6 +29,8 @@ pub struct Options {
     pub drain_grace: Duration,
     /// Peers whose `X-Forwarded-*` fields are believed.
     pub trusted: Vec<IpNet>,
+    /// What becomes of a request's fields whose names have an underscore.
+    pub underscores: Underscores,
     /// How long a TCP session or a tunnel may stand still.
     pub flow: FlowOptions,
     /// What is said of clients before anything else, by proxies before and to backends behind.

@@ -217,6 +217,8 @@ pub struct RequestHead<'s, 'b> {
     pub version: Version,
     /// The fields in their order; values without blanks around them.
     pub fields: &'s [Header<'b>],
+    /// Whether there is an underscore anywhere, without which no name has to be searched for one.
+    pub(super) has_underscore: bool,
 }
 
 impl<'s, 'b> RequestHead<'s, 'b> {
@@ -254,6 +256,7 @@ impl<'s, 'b> RequestHead<'s, 'b> {
             target,
             version,
             fields: parsed.headers,
+            has_underscore: memchr(b'_', bytes).is_some(),
         })
     }
 }

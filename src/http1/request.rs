@@ -89,6 +89,7 @@ fn translate<I: Io>(
                 peer,
                 trusted,
                 authority,
+                underscores: gateway.options.underscores,
             };
             rewrite::request(&head, &plan, &forward, &mut parcel.lead);
             Request { plan, backend }

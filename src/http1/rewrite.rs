@@ -17,6 +17,17 @@ use super::head::{RequestHead, ResponseHead};
 #[cfg(test)]
 mod tests;
 
+/// What becomes of a request's fields whose names have an underscore. Programs behind gateways
+/// of the CGI kind read it as a hyphen, and so one field as another that was checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underscores {
+    /// They are dropped.
+    #[default]
+    Drop,
+    /// They go on, but for those that would be read as a field which a gateway writes itself.
+    Keep,
+}
+
 /// What a request is forwarded with, beside what the client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward<'a> {
@@ -26,6 +37,8 @@ pub struct Forward<'a> {
     pub trusted: bool,
     /// The backend's authority: the Host of a request that has none.
     pub authority: &'a str,
+    /// What becomes of names with an underscore.
+    pub underscores: Underscores,
 }
 
 /// Writes the request's head for the backend, as HTTP/1.1 on a connection to be kept. `plan` is
@@ -44,7 +57,7 @@ pub fn request(
     };
     request_line(head.method, target, plan.method, out);
     push(out, "Host", asked.unwrap_or(forward.authority.as_bytes()));
-    let told = request_fields(head.fields, plan, forward.trusted, out);
+    let told = request_fields(head, plan, forward, out);
     if plan.expects_continue {
         out.extend_from_slice(b"Expect: 100-continue\r\n");
     }
@@ -155,16 +168,18 @@ struct Told {
 
 /// Copies the fields that go on to the backend; those that are written from the plan do not.
 fn request_fields(
-    fields: &[Header<'_>],
+    head: &RequestHead<'_, '_>,
     plan: &RequestPlan,
-    trusted: bool,
+    forward: &Forward<'_>,
     out: &mut Vec<u8>,
 ) -> Told {
-    let named = Named::of(fields, plan.names_fields);
+    let named = Named::of(head.fields, plan.names_fields);
+    let trusted = forward.trusted;
     let mut told = Told::default();
-    for field in fields {
+    for field in head.fields {
         match Name::of(field.name) {
             Name::Other if named.has(field.name) => continue,
+            Name::Other if head.has_underscore && forward.underscores.drops(field.name) => continue,
             Name::Other => {}
             Name::ForwardedProto if trusted => told.proto = true,
             Name::ForwardedHost if trusted => told.host = true,
@@ -190,6 +205,23 @@ fn response_fields(fields: &[Header<'_>], plan: &ResponsePlan, out: &mut Vec<u8>
             _ => push(out, field.name, field.value),
         }
     }
+}
+
+impl Underscores {
+    /// Whether a field of this name goes no further.
+    fn drops(self, name: &str) -> bool {
+        name.contains('_') && (self == Self::Drop || reads_as_ours(name))
+    }
+}
+
+/// Whether a name with hyphens for its underscores is one that a gateway acts upon.
+fn reads_as_ours(name: &str) -> bool {
+    // All such names are shorter, or known by how they begin.
+    const PREFIX_BYTES: usize = 32;
+    let hyphen = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let prefix = name.bytes().take(PREFIX_BYTES).map(hyphen);
+    let read: ArrayVec<u8, PREFIX_BYTES> = prefix.collect();
+    str::from_utf8(&read).is_ok_and(|read| Name::of(read) != Name::Other)
 }
 
 fn forwarded_for(fields: &[Header<'_>], trusted: bool, peer: IpAddr, out: &mut Vec<u8>) {

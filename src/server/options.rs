@@ -28,6 +28,7 @@ pub(super) fn http(config: &Config) -> http1::Options {
         // Who only waits out his grace is not to be cut.
         drain_grace: Duration::from_millis(limits::DRAIN_GRACE_MS).min(config.timeouts.drain / 2),
         trusted: config.trusted.clone(),
+        underscores: config.underscores,
         flow: flow(&config.timeouts),
         proxy: proxy_protocol::Options {
             trusted: config.proxy_trusted.clone(),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
-use super::{Forward, interim, request, response, switching};
+use super::{Forward, Underscores, interim, request, response, switching};
 use crate::http1::field::Name;
 use crate::http1::framing::{self, Method, RequestPlan, deliver};
 use crate::http1::head::{RequestHead, ResponseHead, Scan, field_store};
@@ -14,6 +14,7 @@ const STRANGER: Forward<'_> = Forward {
     peer: Some(PEER),
     trusted: false,
     authority: "backend:80",
+    underscores: Underscores::Drop,
 };
 const FRIEND: Forward<'_> = Forward {
     trusted: true,
@@ -92,6 +93,24 @@ fn the_fields_of_an_upgrade_are_written_anew() {
     let expected = "HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: a\r\n\
         Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
+#[test]
+fn names_with_underscores_are_dropped_or_kept() {
+    let text = "GET /_ HTTP/1.1\r\nHost: a_b\r\nX_A: _\r\nContent_Length: 5\r\nX-B: _\r\n\
+        X_Forwarded_For: c\r\nx_forwarded-something-that-is-longer-than-a-name-we-know: d\r\n\
+        _: e\r\n\r\n";
+    let end = "X-Forwarded-For: 192.0.2.10\r\nX-Forwarded-Proto: http\r\n\
+        X-Forwarded-Host: a_b\r\n\r\n";
+    let start = "GET /_ HTTP/1.1\r\nHost: a_b\r\n";
+    let dropped = format!("{start}X-B: _\r\n{end}");
+    assert_eq!(forwarded(text, &STRANGER), dropped);
+    let keep = Forward {
+        underscores: Underscores::Keep,
+        ..STRANGER
+    };
+    let kept = format!("{start}X_A: _\r\nX-B: _\r\n_: e\r\n{end}");
+    assert_eq!(forwarded(text, &keep), kept);
 }
 
 #[test]

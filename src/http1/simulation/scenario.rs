@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::fleet::BACKENDS_MAX;
 use crate::health::{CheckRules, EjectRules};
 use crate::http1::Options;
+use crate::http1::rewrite::Underscores;
 use crate::io::BufferOptions;
 use crate::io::sim::{Network, World};
 use crate::limits;
@@ -176,6 +177,7 @@ pub(super) fn http(rng: &mut fastrand::Rng) -> Options {
         body_idle_timeout: Some(Duration::from_millis(2_000)),
         drain_grace: Duration::from_millis(300),
         trusted: Vec::new(),
+        underscores: Underscores::default(),
         flow: FlowOptions {
             idle_timeout: Some(Duration::from_millis(3_000)),
             half_closed_timeout: Duration::from_millis(pick(rng, &[500, 1_000, 5_000])),
