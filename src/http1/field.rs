@@ -13,6 +13,7 @@ pub(super) enum Name {
     Connection,
     Upgrade,
     Expect,
+    MaxForwards,
     /// `Keep-Alive`, `TE`, `Trailer` and others that only ever concern one connection.
     HopByHop,
     /// `X-Forwarded-For`.
@@ -38,6 +39,7 @@ impl Name {
             9 if is(name, b"forwarded") => Self::ForwardedOther,
             10 if is(name, b"connection") => Self::Connection,
             10 if is(name, b"keep-alive") => Self::HopByHop,
+            12 if is(name, b"max-forwards") => Self::MaxForwards,
             14 if is(name, b"content-length") => Self::ContentLength,
             16 if is(name, b"proxy-connection") => Self::HopByHop,
             17 if is(name, b"transfer-encoding") => Self::TransferEncoding,
@@ -145,6 +147,7 @@ mod tests {
             ("Expect", Name::Expect),
             ("TE", Name::HopByHop),
             ("Trailer", Name::HopByHop),
+            ("Max-Forwards", Name::MaxForwards),
             ("Keep-Alive", Name::HopByHop),
             ("Proxy-Connection", Name::HopByHop),
             ("Proxy-Authenticate", Name::HopByHop),

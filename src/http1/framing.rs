@@ -79,6 +79,11 @@ impl Method {
         matches!(self, Self::Get | Self::Head | Self::Options | Self::Trace)
     }
 
+    /// Whether `Max-Forwards` is for every recipient on the way (RFC 9110 section 7.6.2).
+    fn counts_hops(self) -> bool {
+        matches!(self, Self::Options | Self::Trace)
+    }
+
     /// Whether the same backend may be sent a request again that perhaps was served (RFC 9110
     /// section 9.2.2). A second DELETE does no harm, but its answer may be another one.
     pub fn is_idempotent(self) -> bool {
@@ -107,6 +112,9 @@ pub struct RequestPlan {
     /// Whether the client asks for another protocol behind the response (RFC 9110 section 7.8); it
     /// sends no body then.
     pub upgrade: bool,
+    /// What `Max-Forwards` says to the next recipient of a TRACE or OPTIONS (RFC 9110 section
+    /// 7.6.2).
+    pub max_forwards: Option<u32>,
 }
 
 /// Decides what a request means.
@@ -120,6 +128,7 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
     }
     let mut seen = Seen::default();
     let (mut host, mut upgrade, mut expects) = (None, false, false);
+    let mut hops = None;
     for field in head.fields {
         match Name::of(field.name) {
             Name::Host => {
@@ -131,9 +140,11 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
             Name::Upgrade => upgrade |= protocols(field.value).next().is_some(),
             // An expectation in HTTP/1.0 is ignored (RFC 9110 section 10.1.1).
             Name::Expect if head.version == Version::Http10 => {}
-            Name::Expect => {
-                check_expectation(field.value)?;
-                expects = true;
+            Name::Expect => expects |= has_expectation(field.value)?,
+            Name::MaxForwards if method.counts_hops() => {
+                if hops.replace(max_forwards(field.value)?).is_some() {
+                    return Err(BadHead::BadMaxForwards);
+                }
             }
             name => seen.note(name, field.value)?,
         }
@@ -150,6 +161,9 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
     if upgrade && !framing.is_empty() {
         return Err(BadHead::Upgrade);
     }
+    if method == Method::Trace && !framing.is_empty() {
+        return Err(BadHead::TraceBody);
+    }
     Ok(RequestPlan {
         method,
         version: head.version,
@@ -158,6 +172,7 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
         expects_continue: http11 && expects && !framing.is_empty(),
         names_fields: seen.names_fields,
         upgrade,
+        max_forwards: hops.map(|hops| one_less(hops, method)).transpose()?,
     })
 }
 
@@ -247,10 +262,35 @@ pub fn deliver(plan: &ResponsePlan, request: &RequestPlan, closing: bool) -> Del
     }
 }
 
-fn check_expectation(value: &[u8]) -> Result<(), BadHead> {
-    if list(value).all(|member| member.eq_ignore_ascii_case(b"100-continue")) {
-        Ok(())
-    } else {
-        Err(BadHead::BadExpectation)
+/// Whether an `Expect` field names an expectation, of which there is one.
+fn has_expectation(value: &[u8]) -> Result<bool, BadHead> {
+    let mut has = false;
+    for member in list(value) {
+        if !member.eq_ignore_ascii_case(b"100-continue") {
+            return Err(BadHead::BadExpectation);
+        }
+        has = true;
     }
+    Ok(has)
+}
+
+/// How often a request may still be forwarded. More than anybody counts is as much as can be
+/// counted.
+fn max_forwards(value: &[u8]) -> Result<u32, BadHead> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(BadHead::BadMaxForwards);
+    }
+    let digit = |sum: u32, digit: &u8| {
+        sum.saturating_mul(10)
+            .saturating_add(u32::from(digit - b'0'))
+    };
+    Ok(value.iter().fold(0, digit))
+}
+
+/// What is left for the next recipient; the last one answers.
+fn one_less(hops: u32, method: Method) -> Result<u32, BadHead> {
+    hops.checked_sub(1).ok_or(match method {
+        Method::Trace => BadHead::LastTrace,
+        _ => BadHead::LastOptions,
+    })
 }

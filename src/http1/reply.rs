@@ -19,11 +19,11 @@ pub fn write(cause: Cause, version: Version, keep_alive: bool, head_only: bool, 
     }
     push(out, "Content-Type", b"text/plain; charset=utf-8");
     push_length(out, body.iter().map(|part| part.len() as u64).sum());
-    if status == 405 {
+    if matches!(status, 200 | 405) {
         push(
             out,
             "Allow",
-            b"GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE, PATCH",
+            b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH",
         );
     }
     if status == 503 {
@@ -41,6 +41,8 @@ pub fn write(cause: Cause, version: Version, keep_alive: bool, head_only: bool, 
 /// The reason phrase of a status that a [`Cause`] may have (RFC 9110 section 15, RFC 6585).
 fn phrase(status: u16) -> &'static str {
     match status {
+        // An OPTIONS that goes no further.
+        200 => "OK",
         400 => "Bad Request",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
@@ -97,6 +99,7 @@ mod tests {
         let causes = [
             Cause::BadRequest(BadHead::BareLf),
             Cause::BadRequest(BadHead::Connect),
+            Cause::BadRequest(BadHead::LastOptions),
             Cause::BadRequest(BadHead::LengthTooLarge),
             Cause::BadRequest(BadHead::LineTooLong),
             Cause::BadRequest(BadHead::BadExpectation),

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use arrayvec::ArrayVec;
 use httparse::Header;
 
-use super::field::{Name, list, push, push_length, push_persistence};
+use super::field::{Name, list, push, push_decimal, push_length, push_persistence};
 use super::framing::{Delivery, Framing, Method, RequestPlan, ResponsePlan, Target, protocols};
 use super::head::{RequestHead, ResponseHead};
 
@@ -58,6 +58,11 @@ pub fn request(
     request_line(head.method, target, plan.method, out);
     push(out, "Host", asked.unwrap_or(forward.authority.as_bytes()));
     let told = request_fields(head, plan, forward, out);
+    if let Some(hops) = plan.max_forwards {
+        out.extend_from_slice(b"Max-Forwards: ");
+        push_decimal(out, u64::from(hops));
+        out.extend_from_slice(b"\r\n");
+    }
     if plan.expects_continue {
         out.extend_from_slice(b"Expect: 100-continue\r\n");
     }
@@ -181,6 +186,7 @@ fn request_fields(
             Name::Other if named.has(field.name) => continue,
             Name::Other if head.has_underscore && forward.underscores.drops(field.name) => continue,
             Name::Other => {}
+            Name::MaxForwards if plan.max_forwards.is_none() => {}
             Name::ForwardedProto if trusted => told.proto = true,
             Name::ForwardedHost if trusted => told.host = true,
             Name::ForwardedOther if trusted => {}

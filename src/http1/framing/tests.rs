@@ -142,7 +142,7 @@ fn a_connection_is_kept_by_version_and_option() {
 
 #[test]
 fn an_expectation_counts_for_a_body_of_a_1_1_client() {
-    let table: [(&str, &[&str], Result<bool, BadHead>); 7] = [
+    let table: [(&str, &[&str], Result<bool, BadHead>); 8] = [
         (
             "HTTP/1.1",
             &["Expect: 100-continue", "Content-Length: 5"],
@@ -159,6 +159,7 @@ fn an_expectation_counts_for_a_body_of_a_1_1_client() {
             Ok(false),
         ),
         ("HTTP/1.1", &["Expect: 100-continue"], Ok(false)),
+        ("HTTP/1.1", &["Expect: ,", "Content-Length: 5"], Ok(false)),
         (
             "HTTP/1.0",
             &["Expect: 100-continue", "Content-Length: 5"],
@@ -179,6 +180,45 @@ fn an_expectation_counts_for_a_body_of_a_1_1_client() {
         let planned = plan_post(version, lines).map(|plan| plan.expects_continue);
         assert_eq!(planned, expects, "{version} {lines:?}");
     }
+}
+
+#[test]
+fn hops_are_a_number_that_is_there_once() {
+    let plan = |method: &str, lines: &[&str]| {
+        plan_request(&format!(
+            "{method} / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            fields(lines)
+        ))
+    };
+    type Hops = Result<Option<u32>, BadHead>;
+    let table: [(&str, &[&str], Hops); 9] = [
+        ("TRACE", &[], Ok(None)),
+        ("TRACE", &["Max-Forwards: 2"], Ok(Some(1))),
+        (
+            "OPTIONS",
+            &["Max-Forwards: 4294967296"],
+            Ok(Some(u32::MAX - 1)),
+        ),
+        ("GET", &["Max-Forwards: x"], Ok(None)),
+        ("TRACE", &["Max-Forwards: 0"], Err(BadHead::LastTrace)),
+        ("OPTIONS", &["Max-Forwards: 0"], Err(BadHead::LastOptions)),
+        ("OPTIONS", &["Max-Forwards:"], Err(BadHead::BadMaxForwards)),
+        ("TRACE", &["Max-Forwards: +1"], Err(BadHead::BadMaxForwards)),
+        (
+            "TRACE",
+            &["Max-Forwards: 1", "Max-Forwards: 1"],
+            Err(BadHead::BadMaxForwards),
+        ),
+    ];
+    for (method, lines, expected) in table {
+        let planned = plan(method, lines).map(|plan| plan.max_forwards);
+        assert_eq!(planned, expected, "{method} {lines:?}");
+    }
+    assert_eq!(
+        plan("TRACE", &["Content-Length: 1"]),
+        Err(BadHead::TraceBody)
+    );
+    assert!(plan("TRACE", &["Content-Length: 0"]).is_ok());
 }
 
 #[test]
@@ -368,6 +408,7 @@ fn a_body_goes_to_the_client_in_a_framing_that_he_knows() {
             expects_continue: false,
             names_fields: false,
             upgrade: false,
+            max_forwards: Option::None,
         };
         let expected = Delivery {
             framing: delivered,

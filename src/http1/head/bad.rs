@@ -55,6 +55,14 @@ pub enum BadHead {
     TransferEncodingIn10,
     /// An `Expect` other than `100-continue`.
     BadExpectation,
+    /// A `Max-Forwards` that is no number, or more than one.
+    BadMaxForwards,
+    /// An OPTIONS that is to be forwarded no further, so that it is answered here.
+    LastOptions,
+    /// A TRACE that is to be forwarded no further, and that is not served here.
+    LastTrace,
+    /// A TRACE with a body.
+    TraceBody,
     /// The client asks for another protocol, and has a body before it.
     Upgrade,
     /// Bytes of the client that came before the switch of protocols that they are meant for.
@@ -94,6 +102,10 @@ impl BadHead {
             Self::BadTransferEncoding => "transfer-encoding other than chunked",
             Self::TransferEncodingIn10 => "transfer-encoding in http/1.0",
             Self::BadExpectation => "unknown expectation",
+            Self::BadMaxForwards => "bad max-forwards",
+            Self::LastOptions => "options end here",
+            Self::LastTrace => "trace ends here",
+            Self::TraceBody => "trace with a body",
             Self::Upgrade => "upgrade not supported",
             Self::EarlyBytes => "bytes before the switch of protocols",
             Self::Connect => "connect not allowed",
@@ -104,7 +116,8 @@ impl BadHead {
     /// The status that a client is answered with whose request is bad in this way.
     pub fn status(self) -> u16 {
         match self {
-            Self::Connect => 405,
+            Self::LastOptions => 200,
+            Self::Connect | Self::LastTrace => 405,
             Self::LengthTooLarge => 413,
             Self::LineTooLong => 414,
             Self::BadExpectation => 417,

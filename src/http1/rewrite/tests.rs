@@ -114,6 +114,22 @@ fn names_with_underscores_are_dropped_or_kept() {
 }
 
 #[test]
+fn hops_are_counted_for_trace_and_options_alone() {
+    let hops = |method: &str, value: &str| {
+        let out = forwarded(
+            &format!("{method} / HTTP/1.1\r\nHost: a\r\nMax-Forwards: {value}\r\n\r\n"),
+            &STRANGER,
+        );
+        let (_, behind) = out.split_once("\r\nMax-Forwards: ").expect("it goes on");
+        behind[..behind.find('\r').expect("a line")].to_owned()
+    };
+    assert_eq!(hops("OPTIONS", "010"), "9");
+    assert_eq!(hops("TRACE", "1"), "0");
+    assert_eq!(hops("TRACE", "99999999999999999999"), "4294967294");
+    assert_eq!(hops("GET", "0"), "0");
+}
+
+#[test]
 fn only_a_trusted_peer_is_believed_what_it_says_of_others() {
     let text = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1, 2.2.2.2\r\n\
         X-Forwarded-Proto: https\r\nX-Forwarded-Port: 443\r\nForwarded: for=1.1.1.1\r\n\
