@@ -14,7 +14,8 @@ pub(super) enum Name {
     Upgrade,
     Expect,
     MaxForwards,
-    /// `Keep-Alive`, `TE`, `Trailer` and others that only ever concern one connection.
+    /// `Keep-Alive`, `TE`, `Trailer` and others that only ever concern one connection, or a proxy
+    /// that the client knows of, which a gateway is not.
     HopByHop,
     /// `X-Forwarded-For`.
     ForwardedFor,
@@ -33,6 +34,8 @@ impl Name {
         match name.len() {
             2 if is(name, b"te") => Self::HopByHop,
             4 if is(name, b"host") => Self::Host,
+            // No standard has it, and a CGI program takes it for the proxy that it is to use.
+            5 if is(name, b"proxy") => Self::HopByHop,
             6 if is(name, b"expect") => Self::Expect,
             7 if is(name, b"upgrade") => Self::Upgrade,
             7 if is(name, b"trailer") => Self::HopByHop,
@@ -41,10 +44,12 @@ impl Name {
             10 if is(name, b"keep-alive") => Self::HopByHop,
             12 if is(name, b"max-forwards") => Self::MaxForwards,
             14 if is(name, b"content-length") => Self::ContentLength,
+            14 if is(name, b"http2-settings") => Self::HopByHop,
             16 if is(name, b"proxy-connection") => Self::HopByHop,
             17 if is(name, b"transfer-encoding") => Self::TransferEncoding,
             18 if is(name, b"proxy-authenticate") => Self::HopByHop,
             19 if is(name, b"proxy-authorization") => Self::HopByHop,
+            25 if is(name, b"proxy-authentication-info") => Self::HopByHop,
             13.. => Self::forwarded(name),
             _ => Self::Other,
         }
@@ -148,6 +153,9 @@ mod tests {
             ("TE", Name::HopByHop),
             ("Trailer", Name::HopByHop),
             ("Max-Forwards", Name::MaxForwards),
+            ("HTTP2-Settings", Name::HopByHop),
+            ("Proxy", Name::HopByHop),
+            ("Proxy-Authentication-Info", Name::HopByHop),
             ("Keep-Alive", Name::HopByHop),
             ("Proxy-Connection", Name::HopByHop),
             ("Proxy-Authenticate", Name::HopByHop),

@@ -301,19 +301,43 @@ impl<'s, 'b> Named<'s, 'b> {
 /// Whether a field is meant for all recipients, so that `Connection` cannot have it dropped: a
 /// client could otherwise strip a request of what the backend decides by.
 fn is_for_all(name: &str) -> bool {
-    const FOR_ALL: [&str; 12] = [
+    const FOR_ALL: [&str; 24] = [
+        "age",
         "authorization",
         "cache-control",
-        "content-encoding",
-        "content-range",
-        "content-type",
         "cookie",
+        "date",
+        "etag",
+        "expires",
+        "idempotency-key",
+        "last-modified",
+        "link",
         "location",
         "origin",
+        "pragma",
         "range",
+        "referer",
+        "retry-after",
         "set-cookie",
+        "strict-transport-security",
+        "user-agent",
         "vary",
+        "www-authenticate",
+        "x-frame-options",
         "x-real-ip",
+        "x-request-id",
     ];
-    FOR_ALL.iter().any(|known| name.eq_ignore_ascii_case(known))
+    const FAMILIES: [&str; 6] = [
+        "accept",
+        "access-control-",
+        "content-",
+        "if-",
+        "sec-",
+        "x-content-",
+    ];
+    let begins = |family: &&str| {
+        let start = name.get(..family.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(family))
+    };
+    FOR_ALL.iter().any(|known| name.eq_ignore_ascii_case(known)) || FAMILIES.iter().any(begins)
 }
