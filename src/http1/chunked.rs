@@ -1,18 +1,20 @@
 //! The chunked transfer coding (RFC 9112 section 7.1), taken apart and put together in pieces.
 //!
-//! Extensions and trailers are checked and dropped, as any recipient may. The bytes are the
-//! caller's; nothing is kept here but the place in the grammar.
+//! Extensions are checked and dropped, and so are trailers, unless somebody takes them. The bytes
+//! are the caller's; nothing else is kept here but the place in the grammar.
 
 use self::extension::Place;
+pub(crate) use self::trailer::Trailers;
 use super::field::{is_text, is_token};
 use crate::limits::{CHUNK_EXTENSION_BYTES_MAX, CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 
 mod extension;
 #[cfg(test)]
 mod tests;
+mod trailer;
 
 /// Decodes a body whose bytes come in any pieces.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoder {
     state: State,
     /// Bytes of the size line or of the trailer section so far.
@@ -21,6 +23,8 @@ pub struct Decoder {
     extension_bytes: u16,
     /// Payload of this chunk that is still to come; while its size is read, the size so far.
     left: u64,
+    /// The trailer section so far, where it is to go on.
+    trailers: Option<Box<Trailers>>,
 }
 
 const _: () = assert!(CHUNK_LINE_BYTES_MAX < u16::MAX as usize);
@@ -106,6 +110,16 @@ impl BadChunk {
 }
 
 impl Decoder {
+    /// Keeps the trailer section, which is dropped otherwise.
+    pub(crate) fn keep_trailers(&mut self) {
+        self.trailers = Some(Box::default());
+    }
+
+    /// The trailer section of a body that is whole, where it was kept.
+    pub(crate) fn take_trailers(&mut self) -> Option<Box<Trailers>> {
+        self.trailers.take()
+    }
+
     /// Takes the next bytes of the body and moves their payload to the front of `bytes`.
     ///
     /// # Errors
@@ -207,6 +221,9 @@ impl Decoder {
         if usize::from(self.line_bytes) > TRAILER_BYTES_MAX {
             return Err(BadChunk::TrailerTooLong);
         }
+        if let Some(trailers) = &mut self.trailers {
+            trailers.0.push(byte);
+        }
         match (self.state, byte) {
             (State::Trailer, b'\r') => Ok(State::EndLf),
             (State::TrailerName, b':') => Ok(State::TrailerValue),
@@ -247,8 +264,17 @@ impl Encoder {
 
     /// Writes the end of the body.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
+        self.finish_with(None, out);
+    }
+
+    /// As [`Encoder::finish`], with those trailers that may stand there.
+    pub(crate) fn finish_with(&mut self, trailers: Option<&Trailers>, out: &mut Vec<u8>) {
         self.close(out);
-        out.extend_from_slice(b"0\r\n\r\n");
+        out.extend_from_slice(b"0\r\n");
+        if let Some(trailers) = trailers {
+            trailers.push_allowed(out);
+        }
+        out.extend_from_slice(b"\r\n");
     }
 
     fn close(&mut self, out: &mut Vec<u8>) {

@@ -14,8 +14,10 @@ pub(super) enum Name {
     Upgrade,
     Expect,
     MaxForwards,
-    /// `Keep-Alive`, `TE`, `Trailer` and others that only ever concern one connection, or a proxy
-    /// that the client knows of, which a gateway is not.
+    Te,
+    Trailer,
+    /// `Keep-Alive` and others that only ever concern one connection, or a proxy that the client
+    /// knows of, which a gateway is not.
     HopByHop,
     /// `X-Forwarded-For`.
     ForwardedFor,
@@ -32,13 +34,13 @@ impl Name {
     /// Which name this is, whatever its case. Its length alone rules out almost all candidates.
     pub(super) fn of(name: &str) -> Self {
         match name.len() {
-            2 if is(name, b"te") => Self::HopByHop,
+            2 if is(name, b"te") => Self::Te,
             4 if is(name, b"host") => Self::Host,
             // No standard has it, and a CGI program takes it for the proxy that it is to use.
             5 if is(name, b"proxy") => Self::HopByHop,
             6 if is(name, b"expect") => Self::Expect,
             7 if is(name, b"upgrade") => Self::Upgrade,
-            7 if is(name, b"trailer") => Self::HopByHop,
+            7 if is(name, b"trailer") => Self::Trailer,
             9 if is(name, b"forwarded") => Self::ForwardedOther,
             10 if is(name, b"connection") => Self::Connection,
             10 if is(name, b"keep-alive") => Self::HopByHop,
@@ -150,8 +152,8 @@ mod tests {
             ("cOnNeCtIoN", Name::Connection),
             ("Upgrade", Name::Upgrade),
             ("Expect", Name::Expect),
-            ("TE", Name::HopByHop),
-            ("Trailer", Name::HopByHop),
+            ("TE", Name::Te),
+            ("Trailer", Name::Trailer),
             ("Max-Forwards", Name::MaxForwards),
             ("HTTP2-Settings", Name::HopByHop),
             ("Proxy", Name::HopByHop),

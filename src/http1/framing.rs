@@ -112,6 +112,8 @@ pub struct RequestPlan {
     /// Whether the client asks for another protocol behind the response (RFC 9110 section 7.8); it
     /// sends no body then.
     pub upgrade: bool,
+    /// Whether the client takes a trailer section (RFC 9110 section 10.1.4).
+    pub takes_trailers: bool,
     /// What `Max-Forwards` says to the next recipient of a TRACE or OPTIONS (RFC 9110 section
     /// 7.6.2).
     pub max_forwards: Option<u32>,
@@ -127,7 +129,7 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
         return Err(BadHead::Connect);
     }
     let mut seen = Seen::default();
-    let (mut host, mut upgrade, mut expects) = (None, false, false);
+    let (mut host, mut upgrade, mut expects, mut trailers) = (None, false, false, false);
     let mut hops = None;
     for field in head.fields {
         match Name::of(field.name) {
@@ -141,6 +143,7 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
             // An expectation in HTTP/1.0 is ignored (RFC 9110 section 10.1.1).
             Name::Expect if head.version == Version::Http10 => {}
             Name::Expect => expects |= has_expectation(field.value)?,
+            Name::Te => trailers |= list(field.value).any(is_trailers),
             Name::MaxForwards if method.counts_hops() => {
                 if hops.replace(max_forwards(field.value)?).is_some() {
                     return Err(BadHead::BadMaxForwards);
@@ -172,6 +175,7 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
         expects_continue: http11 && expects && !framing.is_empty(),
         names_fields: seen.names_fields,
         upgrade,
+        takes_trailers: http11 && trailers && seen.te,
         max_forwards: hops.map(|hops| one_less(hops, method)).transpose()?,
     })
 }
@@ -245,6 +249,8 @@ pub struct Delivery {
     pub framing: Framing,
     /// Whether the client's connection lives on behind this response.
     pub keep_alive: bool,
+    /// Whether the trailer section goes on too.
+    pub trailers: bool,
 }
 
 /// Decides how a response goes to the client; `closing` says that we want to part with him.
@@ -256,9 +262,12 @@ pub fn deliver(plan: &ResponsePlan, request: &RequestPlan, closing: bool) -> Del
         (framing, _) => framing,
     };
     let keep_alive = request.keep_alive && !closing && framing != Framing::Close;
+    // Which of them belong to the backend's connection is not known any more behind the body.
+    let kept = plan.framing == Framing::Chunked && !plan.names_fields;
     Delivery {
         framing,
         keep_alive,
+        trailers: kept && framing == Framing::Chunked && request.takes_trailers,
     }
 }
 
@@ -272,6 +281,10 @@ fn has_expectation(value: &[u8]) -> Result<bool, BadHead> {
         has = true;
     }
     Ok(has)
+}
+
+fn is_trailers(member: &[u8]) -> bool {
+    member.eq_ignore_ascii_case(b"trailers")
 }
 
 /// How often a request may still be forwarded. More than anybody counts is as much as can be

@@ -105,6 +105,9 @@ impl<'a, I: Io> Reception<'a, I> {
             return Err(Cause::Repeated(plan.status));
         }
         let mut half = Half::new(plan.framing, delivery.framing);
+        if delivery.trailers {
+            half.keep_trailers();
+        }
         // What is wrong with the body so far is found before the client has seen any of it.
         half.load(&mut self.upstream.inbox, self.parcel)
             .map_err(cut)?;

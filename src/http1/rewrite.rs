@@ -69,6 +69,8 @@ pub fn request(
     framing(plan.framing, out);
     if plan.upgrade {
         upgrade(head.fields, out);
+    } else if plan.takes_trailers {
+        out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
     }
     if let Some(peer) = forward.peer {
         forwarded_for(head.fields, forward.trusted, peer, out);
@@ -91,7 +93,7 @@ pub fn response(
     out: &mut Vec<u8>,
 ) {
     status_line(head, out);
-    response_fields(head.fields, plan, out);
+    response_fields(head.fields, plan, delivery.trailers, out);
     match (delivery.framing, plan.length_field) {
         (Framing::None, Some(length)) => push_length(out, length),
         _ => framing(delivery.framing, out),
@@ -104,14 +106,14 @@ pub fn response(
 /// one (RFC 9110 section 15.2).
 pub fn interim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, out: &mut Vec<u8>) {
     status_line(head, out);
-    response_fields(head.fields, plan, out);
+    response_fields(head.fields, plan, false, out);
     out.extend_from_slice(b"\r\n");
 }
 
 /// Writes the head of the response that switches protocols.
 pub fn switching(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, out: &mut Vec<u8>) {
     status_line(head, out);
-    response_fields(head.fields, plan, out);
+    response_fields(head.fields, plan, false, out);
     upgrade(head.fields, out);
     out.extend_from_slice(b"\r\n");
 }
@@ -198,7 +200,7 @@ fn request_fields(
 }
 
 /// Copies the fields that go on to the client. Names that only requests give a meaning pass.
-fn response_fields(fields: &[Header<'_>], plan: &ResponsePlan, out: &mut Vec<u8>) {
+fn response_fields(fields: &[Header<'_>], plan: &ResponsePlan, trailers: bool, out: &mut Vec<u8>) {
     let named = Named::of(fields, plan.names_fields);
     for field in fields {
         match Name::of(field.name) {
@@ -206,7 +208,9 @@ fn response_fields(fields: &[Header<'_>], plan: &ResponsePlan, out: &mut Vec<u8>
             | Name::TransferEncoding
             | Name::Connection
             | Name::Upgrade
+            | Name::Te
             | Name::HopByHop => {}
+            Name::Trailer if !trailers => {}
             _ if named.has(field.name) => {}
             _ => push(out, field.name, field.value),
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::inbox::Inbox;
 use super::splice::{Batch, splice};
 use super::stream::{Fill, Stop, Stream};
-use crate::http1::chunked::{Decoder, Encoder};
+use crate::http1::chunked::{Decoder, Encoder, Trailers};
 use crate::http1::framing::Framing;
 use crate::io::{ChunkSize, Deadline, Expired, Io, Parcel};
 use crate::limits;
@@ -170,7 +170,7 @@ enum Source {
     /// Whatever comes before the end of the stream.
     Close,
     /// All payload has come; its end is not written yet.
-    Ending,
+    Ending(Option<Box<Trailers>>),
     Done,
 }
 
@@ -218,6 +218,13 @@ impl Half {
         }
     }
 
+    /// Has the trailer section of a chunked body go on to a sink that is chunked too.
+    pub(crate) fn keep_trailers(&mut self) {
+        if let Source::Chunked(decoder) = &mut self.source {
+            decoder.keep_trailers();
+        }
+    }
+
     /// Everything that comes until the stream ends, as it is.
     pub(super) fn raw() -> Self {
         Self::new(Framing::Close, Framing::Close)
@@ -247,11 +254,13 @@ impl Half {
             Source::Chunked(decoder) => {
                 let decoded = decoder.decode(inbox.bytes_mut());
                 let decoded = decoded.map_err(|_| RelayEnd::SourceGarbled)?;
-                self.ends(decoded.done);
+                if decoded.done {
+                    self.source = Source::Ending(decoder.take_trailers());
+                }
                 (decoded.payload, decoded.consumed)
             }
             Source::Close => (inbox.bytes().len(), inbox.bytes().len()),
-            Source::Ending | Source::Done => (0, 0),
+            Source::Ending(_) | Source::Done => (0, 0),
         };
         self.consumed += consumed as u64;
         if payload > 0 {
@@ -291,15 +300,17 @@ impl Half {
 
     fn ends(&mut self, done: bool) {
         if done {
-            self.source = Source::Ending;
+            self.source = Source::Ending(None);
         }
     }
 
     /// Writes the end, unless payload is in its way that comes before it.
     fn finish(&mut self, parcel: &mut Parcel) {
-        if matches!(self.source, Source::Ending) && !parcel.has_body() {
+        if let Source::Ending(trailers) = &self.source
+            && !parcel.has_body()
+        {
             if let Sink::Chunked(encoder) = &mut self.sink {
-                encoder.finish(&mut parcel.lead);
+                encoder.finish_with(trailers.as_deref(), &mut parcel.lead);
             }
             self.source = Source::Done;
         }
@@ -310,7 +321,7 @@ impl Half {
     fn close(&mut self, traffic: &Traffic) -> Result<(), RelayEnd> {
         match self.source {
             Source::Close if !traffic.backend_lost.get() => {
-                self.source = Source::Ending;
+                self.source = Source::Ending(None);
                 Ok(())
             }
             _ => Err(RelayEnd::SourceLost),

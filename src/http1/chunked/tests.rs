@@ -142,6 +142,24 @@ fn the_largest_size_is_taken_and_its_payload_left_in_place() {
 }
 
 #[test]
+fn a_trailer_section_goes_on_without_what_may_not_stand_there() {
+    let body = b"1\r\nx\r\n0\r\nX-Sum:\t1 \r\nContent-Length: 5\r\nset-cookie: a\r\nTE: b\r\n\
+        Grpc-Status: 0\r\nX-Forwarded-For: c\r\nEmpty:\r\n\r\n";
+    for cut in 0..body.len() {
+        let mut decoder = Decoder::default();
+        decoder.keep_trailers();
+        decoder.decode(&mut body[..cut].to_vec()).unwrap();
+        let decoded = decoder.decode(&mut body[cut..].to_vec()).unwrap();
+        assert!(decoded.done);
+        let (mut encoder, mut out) = (Encoder::default(), Vec::new());
+        let trailers = decoder.take_trailers();
+        encoder.finish_with(trailers.as_deref(), &mut out);
+        let expected = "0\r\nX-Sum: 1\r\nGrpc-Status: 0\r\nEmpty: \r\n\r\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected, "{cut}");
+    }
+}
+
+#[test]
 fn behind_the_end_nothing_is_consumed() {
     let mut decoder = Decoder::default();
     decoder.decode(&mut b"0\r\n\r\n".to_vec()).unwrap();

@@ -15,6 +15,7 @@ pub(super) struct Seen {
     close: bool,
     keep_alive: bool,
     pub(super) upgrade: bool,
+    pub(super) te: bool,
     /// `Connection` has options that may be names of fields.
     pub(super) names_fields: bool,
     connection_bytes: usize,
@@ -71,8 +72,7 @@ impl Seen {
                 _ if option.eq_ignore_ascii_case(b"close") => self.close = true,
                 _ if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
                 _ if option.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
-                // Goes no further anyway.
-                _ if option.eq_ignore_ascii_case(b"te") => {}
+                _ if option.eq_ignore_ascii_case(b"te") => self.te = true,
                 _ => self.names_fields = true,
             }
         }

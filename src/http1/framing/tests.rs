@@ -222,6 +222,26 @@ fn hops_are_a_number_that_is_there_once() {
 }
 
 #[test]
+fn trailers_are_taken_where_both_fields_say_so() {
+    let table: [(&str, &[&str], bool); 6] = [
+        ("HTTP/1.1", &["TE: trailers", "Connection: TE"], true),
+        (
+            "HTTP/1.1",
+            &["TE: gzip;q=0, Trailers", "Connection: close, te"],
+            true,
+        ),
+        ("HTTP/1.1", &["TE: trailers"], false),
+        ("HTTP/1.1", &["TE: trailers;q=1", "Connection: TE"], false),
+        ("HTTP/1.1", &["Connection: TE"], false),
+        ("HTTP/1.0", &["TE: trailers", "Connection: TE"], false),
+    ];
+    for (version, lines, takes) in table {
+        let plan = plan_post(version, lines).unwrap();
+        assert_eq!(plan.takes_trailers, takes, "{version} {lines:?}");
+    }
+}
+
+#[test]
 fn methods_are_case_sensitive() {
     assert_eq!(Method::from("GET"), Method::Get);
     assert_eq!(Method::from("get"), Method::Other);
@@ -408,16 +428,20 @@ fn a_body_goes_to_the_client_in_a_framing_that_he_knows() {
             expects_continue: false,
             names_fields: false,
             upgrade: false,
+            takes_trailers: version == Http11,
             max_forwards: Option::None,
         };
+        let trailers = framing == Chunked && version == Http11;
         let expected = Delivery {
             framing: delivered,
             keep_alive,
+            trailers,
         };
         assert_eq!(deliver(&plan, &request, false), expected);
         let parting = Delivery {
             framing: delivered,
             keep_alive: false,
+            trailers,
         };
         assert_eq!(deliver(&plan, &request, true), parting);
         let unwilling = RequestPlan {
