@@ -301,14 +301,10 @@ impl<I: Io> Exchange<'_, I> {
     }
 
     fn after(&self, answered: Answered) -> After {
-        let whole = !self.progress.uploading.get();
         if answered.switches() {
             After::Close
-        } else if answered.keep_alive && whole {
+        } else if answered.keep_alive && !self.progress.uploading.get() {
             After::Keep
-        } else if whole && !self.request.plan.keep_alive && self.client.stream.is_at_rest() {
-            // He said that nothing more would come, so there is nothing to wait for.
-            After::Close
         } else {
             After::Linger
         }

@@ -93,7 +93,7 @@ impl<I: Io> Stream<I> {
 
     /// Whether no receive is under way and nothing received is left, so that the next bytes are
     /// those in the socket.
-    pub(crate) fn is_at_rest(&self) -> bool {
+    pub(super) fn is_at_rest(&self) -> bool {
         self.inbox.is_empty() && matches!(self.armed, None | Some(Armed::Readable(_)))
     }
 
