@@ -10,8 +10,8 @@ const PERIOD: usize = 26;
 static PATTERN: [u8; PERIOD * 10_240] = pattern();
 /// Longest run that is copied behind its head; a longer one goes out from the pattern itself.
 const COPY_BYTES_MAX: u64 = 4096;
-/// Most that one client is sent before the others have their turn: about 20 us on the loopback.
-const TURN_BYTES_MAX: usize = 64 * 1024;
+/// Most that one client is sent before the others have their turn: about 0.1 ms on the loopback.
+const TURN_BYTES_MAX: usize = 256 * 1024;
 
 /// The byte at `offset` of every body that the origin makes up.
 pub const fn pattern_byte(offset: u64) -> u8 {
