@@ -7,6 +7,7 @@
 
 pub mod balance;
 pub mod cli;
+pub mod clients;
 pub mod config;
 pub mod demo;
 pub mod fleet;

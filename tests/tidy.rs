@@ -41,7 +41,14 @@ const LAYERS: [(&str, &[&str]); 6] = [
     ),
     (
         "rules",
-        &["http1", "proxy_protocol", "balance", "health", "stats"],
+        &[
+            "http1",
+            "proxy_protocol",
+            "balance",
+            "clients",
+            "health",
+            "stats",
+        ],
     ),
     ("machine", &["io", "limits"]),
 ];

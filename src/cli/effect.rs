@@ -47,6 +47,7 @@ const NEEDS: [Need; 5] = [
             "idle_timeout",
             "response_timeout",
             "body_idle_timeout",
+            "max_body",
             "trusted",
             "underscore_headers",
         ],

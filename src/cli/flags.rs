@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::warn;
 
+use super::clients::ClientFlags;
 use super::health::HealthFlags;
 use super::values::{self, TimeLimit};
 use super::{Error, NO_BACKENDS, later, usage};
@@ -131,6 +132,8 @@ pub(super) struct Flags {
     retry_on: RetryOn,
     #[command(flatten)]
     health: HealthFlags,
+    #[command(flatten)]
+    clients: ClientFlags,
     /// Peers whose X-Forwarded-* fields are believed; may be repeated.
     #[arg(
         long,
@@ -203,6 +206,7 @@ impl Flags {
             retries: self.retries,
             retry_on: self.retry_on,
             health: self.health.into(),
+            clients: self.clients.into(),
             trusted: self.trusted,
             proxy_trusted: self.proxy_trusted,
             send_proxy: self.send_proxy,

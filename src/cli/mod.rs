@@ -2,6 +2,7 @@
 //!
 //! [`Cli`] holds the words; [`Cli::into_order`] gives them their meaning. Nothing runs here.
 
+mod clients;
 mod effect;
 mod flags;
 mod health;
@@ -198,6 +199,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::clients::ClientLimits;
     use crate::config::{BackendConfig, Timeouts};
     use crate::fleet::Checks;
     use crate::health::{CheckRules, EjectRules};
@@ -379,6 +381,22 @@ mod tests {
         }
         config("-b 127.0.0.1:1 --health http --health-path /x --rise 3 --eject-time 3s");
         config("-b 127.0.0.1:1 --mode tcp --retry-on connect --tcp-idle-timeout 1s");
+    }
+
+    #[test]
+    fn what_clients_may_do_is_off_unless_asked_for() {
+        let clients = |line: &str| config(&format!("-b 127.0.0.1:1 {line}")).clients;
+        assert_eq!(clients(""), ClientLimits::default());
+        assert_eq!(clients("--max-body 1KiB").body_bytes_max, Some(1024));
+        let table = [
+            ("--max-body 10m", "a whole number and a unit (B, KiB"),
+            ("--max-body 0B", "write `off` for no limit"),
+            ("--mode tcp --max-body 1KiB", "--max-body has no effect"),
+        ];
+        for (line, part) in table {
+            let error = error(&format!("-b 127.0.0.1:1 {line}"));
+            assert!(error.contains(part), "{line}: {error}");
+        }
     }
 
     #[test]

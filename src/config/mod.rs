@@ -8,6 +8,7 @@ mod duration;
 mod listen;
 mod processors;
 mod resolve;
+mod size;
 
 use std::time::Duration;
 
@@ -18,8 +19,10 @@ pub use duration::{DurationError, parse_duration, parse_limit, parse_positive};
 pub use listen::{FileMode, Listen, ListenAt, ListenFault, ListenList};
 pub use processors::ProcessorsError;
 pub use resolve::ResolveError;
+pub use size::{SizeError, parse_size_limit};
 
 use crate::balance::{Algorithm, Weight};
+use crate::clients::ClientLimits;
 use crate::fleet::Checks;
 use crate::health::{CheckRules, EjectRules};
 use crate::http1::rewrite::Underscores;
@@ -52,6 +55,8 @@ pub struct Config {
     pub retry_on: RetryOn,
     /// How it is found out who is alive.
     pub health: HealthConfig,
+    /// How much a client may do.
+    pub clients: ClientLimits,
     /// Peers whose `X-Forwarded-*` fields are believed.
     pub trusted: Vec<IpNet>,
     /// Peers from which a header of the PROXY protocol is taken, where one is demanded.
@@ -78,6 +83,7 @@ impl Config {
             retries: limits::RETRIES,
             retry_on: RetryOn::default(),
             health: HealthConfig::default(),
+            clients: ClientLimits::default(),
             trusted: Vec::new(),
             proxy_trusted: Vec::new(),
             send_proxy: None,

@@ -7,6 +7,7 @@ use std::fmt;
 use super::head::BadHead;
 use crate::health::Fault;
 use crate::proxy_protocol::Refusal;
+use crate::stats::Limit;
 
 /// Why an exchange ended otherwise than well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +22,8 @@ pub enum Cause {
     BadRequest(BadHead),
     /// The client's body is not chunked as it should be.
     BadBody,
+    /// The client's body is longer than is taken.
+    BodyTooLong,
     /// The client's head did not become whole in time.
     HeaderTimeout,
     /// The client's body did not go on in time.
@@ -65,6 +68,7 @@ impl Cause {
         match self {
             Self::BadRequest(bad) => Some(bad.status()),
             Self::BadBody => Some(400),
+            Self::BodyTooLong => Some(413),
             Self::HeaderTimeout | Self::BodyTimeout => Some(408),
             Self::ConnectFailed
             | Self::BackendClosed
@@ -102,6 +106,7 @@ impl Cause {
             | Self::ProxyHeaderTimeout
             | Self::BadRequest(_)
             | Self::BadBody
+            | Self::BodyTooLong
             | Self::HeaderTimeout
             | Self::BodyTimeout
             | Self::ClientStalled
@@ -109,6 +114,22 @@ impl Cause {
             | Self::NoBackend
             | Self::Exhausted
             | Self::Cut => None,
+        }
+    }
+
+    /// The limit on clients that this is, if it is one.
+    pub fn limit(self) -> Option<Limit> {
+        match self {
+            Self::BadRequest(bad) => match bad.status() {
+                413 => Some(Limit::Body),
+                414 | 431 => Some(Limit::Head),
+                _ => None,
+            },
+            Self::BodyTooLong => Some(Limit::Body),
+            Self::HeaderTimeout => Some(Limit::HeadTime),
+            Self::BodyTimeout => Some(Limit::BodyTime),
+            Self::ClientStalled => Some(Limit::ReadTime),
+            _ => None,
         }
     }
 
@@ -120,6 +141,7 @@ impl Cause {
             Self::ProxyHeaderTimeout => "PROXY header timed out",
             Self::BadRequest(bad) => bad.reason(),
             Self::BadBody => "bad request body",
+            Self::BodyTooLong => "request body too long",
             Self::HeaderTimeout => "request head timed out",
             Self::BodyTimeout => "request body timed out",
             Self::ClientStalled => "client does not read",
@@ -248,6 +270,12 @@ mod tests {
                 Phase::Connect,
                 "no backend available, connect",
                 Some(503),
+            ),
+            (
+                Cause::BodyTooLong,
+                Phase::Send,
+                "request body too long, send",
+                Some(413),
             ),
             (Cause::Cut, Phase::Wait, "cut, wait", None),
             (

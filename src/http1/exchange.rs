@@ -49,7 +49,8 @@ pub(super) async fn exchange<I: Io>(
         client,
         scratch,
         request,
-        upload: Half::new(request.plan.framing, request.plan.framing),
+        upload: Half::new(request.plan.framing, request.plan.framing)
+            .at_most(gateway.options.clients.body_bytes_max),
         progress: Progress::default(),
     };
     match exchange.forward().await {
@@ -155,9 +156,9 @@ impl<I: Io> Exchange<'_, I> {
     /// Takes what came of the body together with the head.
     fn load(&mut self) -> Result<(), Cause> {
         let inbox = &mut self.client.stream.inbox;
-        if self.upload.load(inbox, &mut self.scratch.request).is_err() {
+        if let Err(end) = self.upload.load(inbox, &mut self.scratch.request) {
             self.gateway.backends.failed(self.request.backend, None);
-            return Err(Cause::BadBody);
+            return Err(upload_cut(end));
         }
         self.progress.uploading.set(!self.upload.is_done());
         inbox.settle();
@@ -311,7 +312,10 @@ impl<I: Io> Exchange<'_, I> {
     }
 
     async fn fail(self, cause: Cause) -> After {
+        let phase = self.progress.phase.get();
+        let end = End { cause, phase };
         if cause == Cause::ClientStalled || !self.progress.cuts_cleanly.get() {
+            note(self.gateway, self.client, end);
             return After::Abort;
         }
         // With a body under way the connection has no next request to find.
@@ -323,11 +327,7 @@ impl<I: Io> Exchange<'_, I> {
             keep_alive,
             ..self.request.plan
         });
-        let phase = self.progress.phase.get();
-        let refused = Refused {
-            end: End { cause, phase },
-            plan,
-        };
+        let refused = Refused { end, plan };
         refuse(self.gateway, self.client, self.scratch, refused).await
     }
 }
@@ -409,10 +409,7 @@ async fn both(
                 // The backend takes no more: its answer may say why.
                 Ok(()) | Err(RelayEnd::SinkLost) => {}
                 Err(RelayEnd::SinkReset) => progress.traffic.set_backend_lost(true),
-                Err(RelayEnd::SinkStalled) => return Poll::Ready(Err(Cause::ResponseTimeout)),
-                Err(RelayEnd::SourceLost) => return Poll::Ready(Err(Cause::ClientGone)),
-                Err(RelayEnd::SourceStalled) => return Poll::Ready(Err(Cause::BodyTimeout)),
-                Err(RelayEnd::SourceGarbled) => return Poll::Ready(Err(Cause::BadBody)),
+                Err(end) => return Poll::Ready(Err(upload_cut(end))),
             }
         }
         let complete: Answered = match answered {
@@ -427,6 +424,18 @@ async fn both(
     .await
 }
 
+/// Why the body of a request did not arrive.
+fn upload_cut(end: RelayEnd) -> Cause {
+    match end {
+        RelayEnd::SourceLost => Cause::ClientGone,
+        RelayEnd::SourceStalled => Cause::BodyTimeout,
+        RelayEnd::SourceGarbled => Cause::BadBody,
+        RelayEnd::SourceTooLong => Cause::BodyTooLong,
+        RelayEnd::SinkLost | RelayEnd::SinkReset => Cause::BackendClosed,
+        RelayEnd::SinkStalled => Cause::ResponseTimeout,
+    }
+}
+
 /// Answers in the backend's place.
 async fn refuse<I: Io>(
     gateway: &Gateway<I>,
@@ -437,8 +446,7 @@ async fn refuse<I: Io>(
     let Refused { end, plan } = refused;
     // What was not understood, or comes behind it, may wait long for a client that does not read.
     client.stream.inbox.settle();
-    let client_address = client.peer.address().map(tracing::field::display);
-    debug!(client = client_address, %end, "an exchange ended early");
+    note(gateway, client, end);
     if gateway.wheel.is_cut() {
         return After::Abort;
     }
@@ -474,5 +482,14 @@ async fn refuse<I: Io>(
         Ok(()) => After::Linger,
         Err(RelayEnd::SinkStalled) => After::Abort,
         Err(_) => After::Close,
+    }
+}
+
+/// Writes down an exchange that ended otherwise than well.
+fn note<I: Io>(gateway: &Gateway<I>, client: &Client<I>, end: End) {
+    let address = client.peer.address().map(tracing::field::display);
+    debug!(client = address, %end, "an exchange ended early");
+    if let Some(limit) = end.cause.limit() {
+        gateway.counters.count_limited(limit);
     }
 }

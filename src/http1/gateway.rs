@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::rewrite::Underscores;
+use crate::clients::ClientLimits;
 use crate::io::{Io, Wheel};
 use crate::proxy_protocol;
 use crate::relay::FlowOptions;
@@ -27,6 +28,8 @@ pub struct Options {
     pub body_idle_timeout: Option<Duration>,
     /// For an idle connection to begin a request that is on its way, once the worker drains.
     pub drain_grace: Duration,
+    /// How much a client may do.
+    pub clients: ClientLimits,
     /// Peers whose `X-Forwarded-*` fields are believed.
     pub trusted: Vec<IpNet>,
     /// What becomes of a request's fields whose names have an underscore.

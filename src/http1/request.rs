@@ -1,7 +1,7 @@
 //! A request on its way upstream: received, understood, written anew for its backend.
 
 use super::end::{Cause, End, Phase};
-use super::framing::{self, RequestPlan};
+use super::framing::{self, Framing, RequestPlan};
 use super::gateway::Gateway;
 use super::head::{RequestHead, Scan, Span, field_store};
 use super::rewrite::{self, Forward};
@@ -76,6 +76,12 @@ fn translate<I: Io>(
     // offer is passed over (RFC 9110 section 7.8).
     plan.upgrade &= is_last;
     gateway.counters.requests.add(1);
+    let clients = &gateway.options.clients;
+    if let (Framing::Length(length), Some(max)) = (plan.framing, clients.body_bytes_max)
+        && length > max
+    {
+        return Err(turned_away(Cause::BodyTooLong, Phase::Head, plan));
+    }
     let peer = client.peer.address();
     let trusted = gateway.trusts(peer);
     let now_ms = gateway.wheel.now_ms();
@@ -94,17 +100,17 @@ fn translate<I: Io>(
             rewrite::request(&head, &plan, &forward, &mut parcel.lead);
             Request { plan, backend }
         });
-    picked.ok_or_else(|| {
-        // Nobody will read the body, and what follows it could not be told from it.
-        let keep_alive = plan.keep_alive && plan.framing.is_empty();
-        Refused {
-            end: End {
-                cause: Cause::NoBackend,
-                phase: Phase::Connect,
-            },
-            plan: Some(RequestPlan { keep_alive, ..plan }),
-        }
-    })
+    picked.ok_or_else(|| turned_away(Cause::NoBackend, Phase::Connect, plan))
+}
+
+/// A request that was understood and goes to nobody.
+fn turned_away(cause: Cause, phase: Phase, plan: RequestPlan) -> Refused {
+    // Nobody will read the body, and what follows it could not be told from it.
+    let keep_alive = plan.keep_alive && plan.framing.is_empty();
+    Refused {
+        end: End { cause, phase },
+        plan: Some(RequestPlan { keep_alive, ..plan }),
+    }
 }
 
 fn refused(cause: Cause) -> Refused {

@@ -229,7 +229,7 @@ fn cut(end: RelayEnd) -> Cause {
     match end {
         RelayEnd::SourceLost => Cause::BackendCut,
         RelayEnd::SourceStalled => Cause::BackendStalled,
-        RelayEnd::SourceGarbled => Cause::BadResponseBody,
+        RelayEnd::SourceGarbled | RelayEnd::SourceTooLong => Cause::BadResponseBody,
         RelayEnd::SinkLost | RelayEnd::SinkReset => Cause::ClientGone,
         RelayEnd::SinkStalled => Cause::ClientStalled,
     }

@@ -23,6 +23,8 @@ pub(crate) struct Half {
     source: Source,
     sink: Sink,
     consumed: u64,
+    /// Payload that may still come in chunks; what has a length is judged by its head.
+    chunked_left: u64,
     /// The bytes come, or are going to come, many at a time.
     bulk: bool,
 }
@@ -190,6 +192,8 @@ pub(crate) enum RelayEnd {
     SourceStalled,
     /// The source's chunked framing is broken.
     SourceGarbled,
+    /// The source sends more than it may.
+    SourceTooLong,
     /// The sink takes no more, and what it said before can be received to its end.
     SinkLost,
     /// The sink's connection is lost, and this send may have been the one that was told so.
@@ -215,6 +219,15 @@ impl Half {
             source,
             sink,
             consumed: 0,
+            chunked_left: u64::MAX,
+        }
+    }
+
+    /// The same, with no more payload than that where it comes in chunks.
+    pub(crate) fn at_most(self, chunked_max: Option<u64>) -> Self {
+        Self {
+            chunked_left: chunked_max.unwrap_or(u64::MAX),
+            ..self
         }
     }
 
@@ -254,6 +267,8 @@ impl Half {
             Source::Chunked(decoder) => {
                 let decoded = decoder.decode(inbox.bytes_mut());
                 let decoded = decoded.map_err(|_| RelayEnd::SourceGarbled)?;
+                let left = self.chunked_left.checked_sub(decoded.payload as u64);
+                self.chunked_left = left.ok_or(RelayEnd::SourceTooLong)?;
                 if decoded.done {
                     self.source = Source::Ending(decoder.take_trailers());
                 }

@@ -27,6 +27,7 @@ pub(super) fn http(config: &Config) -> http1::Options {
         body_idle_timeout: config.timeouts.body_idle,
         // Who only waits out his grace is not to be cut.
         drain_grace: Duration::from_millis(limits::DRAIN_GRACE_MS).min(config.timeouts.drain / 2),
+        clients: config.clients,
         trusted: config.trusted.clone(),
         underscores: config.underscores,
         flow: flow(&config.timeouts),

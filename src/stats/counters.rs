@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use super::{BackendTotals, Totals};
+use super::{BackendTotals, Limit, Totals};
 
 /// A number that only grows, by its one writer.
 #[derive(Debug, Default)]
@@ -63,6 +63,7 @@ pub struct WorkerCounters {
     pub requests: Counter,
     pub responses: [Counter; 4],
     pub own_replies: Counter,
+    pub limited: [Counter; Limit::COUNT],
     pub retries: Counter,
     pub retries_refused: Counter,
     pub reports_lost: Counter,
@@ -103,6 +104,11 @@ impl WorkerCounters {
         self.responses[class].add(1);
     }
 
+    /// Counts a request or a connection that a limit ended.
+    pub fn count_limited(&self, limit: Limit) {
+        self.limited[limit as usize].add(1);
+    }
+
     /// Adds what this worker counted to `totals`.
     pub(super) fn add_to(&self, totals: &mut Totals) {
         totals.accepted += self.accepted.read();
@@ -113,6 +119,9 @@ impl WorkerCounters {
             *total += counter.read();
         }
         totals.own_replies += self.own_replies.read();
+        for (total, counter) in totals.limited.iter_mut().zip(&self.limited) {
+            *total += counter.read();
+        }
         totals.retries += self.retries.read();
         totals.retries_refused += self.retries_refused.read();
         totals.reports_lost += self.reports_lost.read();

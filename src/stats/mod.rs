@@ -1,10 +1,12 @@
 //! What the balancer counts, and the sums over its workers.
 
 mod counters;
+mod limit;
 
 use std::sync::Arc;
 
 pub use counters::{BackendCounters, Counter, Gauge, WorkerCounters};
+pub use limit::Limit;
 
 /// The counters of all workers. Reading them costs the workers nothing but a cache miss.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct Totals {
     pub responses: [u64; 4],
     /// Responses that fastlb gave itself, which are among the above.
     pub own_replies: u64,
+    /// Requests and connections of clients that a limit ended, in the order of [`Limit::ALL`].
+    pub limited: [u64; Limit::COUNT],
     /// Attempts after the first one of a request.
     pub retries: u64,
     /// Attempts that were not made because too many were.

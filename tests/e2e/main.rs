@@ -28,6 +28,7 @@ mod support;
 
 mod abandoned;
 mod bodies;
+mod client_limits;
 mod conformance;
 mod crowd;
 mod deadlines;
