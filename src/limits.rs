@@ -27,6 +27,10 @@ pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;
 /// that a segment may get lost.
 pub const PROXY_TIMEOUT_MS: u64 = 3_000;
 
+/// Parts of the table of clients' connections, each with a lock of its own: enough that workers
+/// which accept at once seldom meet.
+pub const CLIENT_SHARDS: usize = 64;
+
 /// Time to establish a connection to a backend.
 pub const CONNECT_TIMEOUT_MS: u64 = 3_000;
 /// Time for a whole request head, from its first byte.

@@ -202,7 +202,7 @@ impl Server {
             addresses,
             files: _files,
         } = listeners;
-        let fleet = options::fleet(config);
+        let (fleet, http) = (options::fleet(config), options::http(config));
         let (line, reported) = channel::channel(limits::REPORTS_MAX);
         let reports = Reports::new(line, config.backends.len());
         let (stage, stages) = watch::channel(Stage::Serve);
@@ -242,7 +242,7 @@ impl Server {
                 balancer: balancer.clone(),
                 counters: server.stats.worker(index),
                 limit: limit.clone(),
-                http: options::http(config),
+                http: http.clone(),
                 upstream: options::upstream(config),
                 drain_timeout: config.timeouts.drain,
                 stage: stages.clone(),

@@ -16,12 +16,22 @@ pub(super) struct ClientFlags {
         default_value = "off"
     )]
     max_body: SizeLimit,
+    /// Connections that one client (IPv4 address, /64 of IPv6) may have open, over all workers; who
+    /// has more is reset.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "FASTLB_MAX_CONNECTIONS_PER_CLIENT",
+        default_value = "off"
+    )]
+    max_connections_per_client: CountLimit,
 }
 
 impl From<ClientFlags> for ClientLimits {
     fn from(flags: ClientFlags) -> Self {
         Self {
             body_bytes_max: flags.max_body.0,
+            connections_max: flags.max_connections_per_client.0,
         }
     }
 }
@@ -35,5 +45,23 @@ impl FromStr for SizeLimit {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         parse_size_limit(text).map(Self)
+    }
+}
+
+/// A number above 0; none where the user wrote `off`.
+#[derive(Clone, Copy, Debug)]
+struct CountLimit(Option<u32>);
+
+impl FromStr for CountLimit {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|&number| digits && number > 0);
+        let number = number.ok_or("this is a whole number above 0, or `off` for no limit")?;
+        Ok(Self(Some(number)))
     }
 }

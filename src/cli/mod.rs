@@ -388,8 +388,14 @@ mod tests {
         let clients = |line: &str| config(&format!("-b 127.0.0.1:1 {line}")).clients;
         assert_eq!(clients(""), ClientLimits::default());
         assert_eq!(clients("--max-body 1KiB").body_bytes_max, Some(1024));
+        let connections = clients("--mode tcp --max-connections-per-client 7").connections_max;
+        assert_eq!(connections, Some(7));
         let table = [
             ("--max-body 10m", "a whole number and a unit (B, KiB"),
+            (
+                "--max-connections-per-client 0",
+                "a whole number above 0, or `off`",
+            ),
             ("--max-body 0B", "write `off` for no limit"),
             ("--mode tcp --max-body 1KiB", "--max-body has no effect"),
         ];

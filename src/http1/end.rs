@@ -18,6 +18,8 @@ pub enum Cause {
     BadProxyHeader(Refusal),
     /// The PROXY header did not become whole in time.
     ProxyHeaderTimeout,
+    /// The client has as many connections as it may.
+    TooManyConnections,
     /// The client's head was refused.
     BadRequest(BadHead),
     /// The client's body is not chunked as it should be.
@@ -83,6 +85,7 @@ impl Cause {
             Self::UntrustedSender
             | Self::BadProxyHeader(_)
             | Self::ProxyHeaderTimeout
+            | Self::TooManyConnections
             | Self::ClientStalled
             | Self::ClientGone
             | Self::Cut => None,
@@ -104,6 +107,7 @@ impl Cause {
             Self::UntrustedSender
             | Self::BadProxyHeader(_)
             | Self::ProxyHeaderTimeout
+            | Self::TooManyConnections
             | Self::BadRequest(_)
             | Self::BadBody
             | Self::BodyTooLong
@@ -125,6 +129,7 @@ impl Cause {
                 414 | 431 => Some(Limit::Head),
                 _ => None,
             },
+            Self::TooManyConnections => Some(Limit::Connections),
             Self::BodyTooLong => Some(Limit::Body),
             Self::HeaderTimeout => Some(Limit::HeadTime),
             Self::BodyTimeout => Some(Limit::BodyTime),
@@ -139,6 +144,7 @@ impl Cause {
             Self::UntrustedSender => "untrusted sender",
             Self::BadProxyHeader(_) => "bad PROXY header",
             Self::ProxyHeaderTimeout => "PROXY header timed out",
+            Self::TooManyConnections => "too many connections of this client",
             Self::BadRequest(bad) => bad.reason(),
             Self::BadBody => "bad request body",
             Self::BodyTooLong => "request body too long",
@@ -181,6 +187,8 @@ impl fmt::Display for Cause {
 pub enum Phase {
     /// The PROXY header was being received, which comes before the first exchange.
     Proxy,
+    /// The connection was being let in.
+    Accept,
     /// The request's head was being received.
     Head,
     /// A backend was being picked and connected to.
@@ -197,6 +205,7 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Proxy => "PROXY header",
+            Self::Accept => "accept",
             Self::Head => "head",
             Self::Connect => "connect",
             Self::Send => "send",
@@ -221,9 +230,12 @@ impl End {
     pub fn status(self) -> Option<u16> {
         match self.phase {
             Phase::Body => None,
-            Phase::Proxy | Phase::Head | Phase::Connect | Phase::Send | Phase::Wait => {
-                self.cause.status()
-            }
+            Phase::Proxy
+            | Phase::Accept
+            | Phase::Head
+            | Phase::Connect
+            | Phase::Send
+            | Phase::Wait => self.cause.status(),
         }
     }
 }

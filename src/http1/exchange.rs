@@ -50,7 +50,7 @@ pub(super) async fn exchange<I: Io>(
         scratch,
         request,
         upload: Half::new(request.plan.framing, request.plan.framing)
-            .at_most(gateway.options.clients.body_bytes_max),
+            .at_most(gateway.options.clients.limits.body_bytes_max),
         progress: Progress::default(),
     };
     match exchange.forward().await {

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tracing::debug;
 
+use super::end::{Cause, End, Phase};
 use super::rewrite::Underscores;
-use crate::clients::ClientLimits;
+use crate::clients::{Clients, Place};
 use crate::io::{Io, Wheel};
 use crate::proxy_protocol;
 use crate::relay::FlowOptions;
-use crate::stats::WorkerCounters;
+use crate::stats::{Limit, WorkerCounters};
 use crate::upstream::Backends;
 
 /// How a session behaves, the same for every worker. `None` is no limit.
@@ -28,8 +30,8 @@ pub struct Options {
     pub body_idle_timeout: Option<Duration>,
     /// For an idle connection to begin a request that is on its way, once the worker drains.
     pub drain_grace: Duration,
-    /// How much a client may do.
-    pub clients: ClientLimits,
+    /// What clients may do, and what they have done.
+    pub clients: Clients,
     /// Peers whose `X-Forwarded-*` fields are believed.
     pub trusted: Vec<IpNet>,
     /// What becomes of a request's fields whose names have an underscore.
@@ -39,6 +41,10 @@ pub struct Options {
     /// What is said of clients before anything else, by proxies before and to backends behind.
     pub proxy: proxy_protocol::Options,
 }
+
+/// A connection that was let in, and counts for its client where that is limited.
+#[derive(Default)]
+pub(crate) struct Admitted(#[expect(dead_code, reason = "held until the end")] Option<Box<Place>>);
 
 /// Everything that a session needs besides its own connection.
 pub(crate) struct Gateway<I: Io> {
@@ -76,6 +82,26 @@ impl<I: Io> Gateway<I> {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Lets a connection of this client in; `None` where it has too many, which resets this one.
+    /// It is not answered, because to be read an answer needs a connection that is held. Who is
+    /// trusted stands for many, and who has no address is not counted.
+    pub(crate) fn admit(&self, socket: &I::Socket, client: Option<IpAddr>) -> Option<Admitted> {
+        let (Some(connections), Some(address)) = (&self.options.clients.connections, client) else {
+            return Some(Admitted::default());
+        };
+        if self.trusts(client) {
+            return Some(Admitted::default());
+        }
+        let place = connections.enter(address);
+        if place.is_none() {
+            let (cause, phase) = (Cause::TooManyConnections, Phase::Accept);
+            debug!(client = %address, end = %End { cause, phase }, "a connection was refused");
+            self.counters.count_limited(Limit::Connections);
+            self.io.abort(socket);
+        }
+        place.map(|place| Admitted(Some(Box::new(place))))
     }
 
     /// Nobody is trusted who has no address.

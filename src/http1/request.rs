@@ -77,7 +77,7 @@ fn translate<I: Io>(
     plan.upgrade &= is_last;
     gateway.counters.requests.add(1);
     let clients = &gateway.options.clients;
-    if let (Framing::Length(length), Some(max)) = (plan.framing, clients.body_bytes_max)
+    if let (Framing::Length(length), Some(max)) = (plan.framing, clients.limits.body_bytes_max)
         && length > max
     {
         return Err(turned_away(Cause::BodyTooLong, Phase::Head, plan));

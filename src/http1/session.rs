@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::exchange::{After, exchange};
-use super::gateway::Gateway;
+use super::gateway::{Admitted, Gateway};
 use crate::io::{ChunkSize, Deadline, Expect, Io, Parcel};
 use crate::limits;
 use crate::listener::Arrival;
@@ -28,6 +28,8 @@ pub(crate) struct Client<I: Io> {
     pub(super) peer: Peer,
     /// What each connection to a backend on its behalf begins with.
     pub(super) preface: Option<Rc<Written>>,
+    /// Its place among the connections of its client.
+    admitted: Admitted,
 }
 
 /// The client's address. Every idle connection keeps one, so that it is as small as it can be: an
@@ -48,6 +50,16 @@ impl Peer {
     pub(super) fn address(self) -> Option<IpAddr> {
         let Self(address) = self;
         (!address.is_unspecified()).then(|| address.to_canonical())
+    }
+}
+
+impl<I: Io> Client<I> {
+    /// Takes its place among the connections of its client; `false` where there is none.
+    fn enter(&mut self, gateway: &Gateway<I>) -> bool {
+        let admitted = gateway.admit(&self.stream.socket, self.peer.address());
+        let is_admitted = admitted.is_some();
+        self.admitted = admitted.unwrap_or_default();
+        is_admitted
     }
 }
 
@@ -97,18 +109,20 @@ impl<I: Io> Sessions<I> {
         guest: G,
     ) -> impl Future<Output = ()> {
         // Boxed, because it moves between this future and the one that serves it, twice a request.
-        let client = Box::new(Client {
+        let mut client = Box::new(Client {
             stream: Stream::new(self.gateway.io.clone(), socket),
             deadline: self.gateway.wheel.deadline(),
             peer: Peer::new(arrival.peer),
             preface: None,
+            admitted: Admitted::default(),
         });
         let (mut idle, introduction) = if receive::is_needed(&self.gateway, arrival) {
             // Boxed, because it is over long before the session is.
             let introduction = introduce(self.gateway.clone(), client, arrival);
             (None, Some(Box::pin(introduction)))
         } else {
-            (Some(client), None)
+            let admitted = client.enter(&self.gateway);
+            (admitted.then_some(client), None)
         };
         // A block and not an `async fn`, whose future would have room for its arguments twice.
         async move {
@@ -197,7 +211,7 @@ async fn introduce<I: Io>(
     let Introduced { peer, preface } = introduced?;
     client.peer = Peer::new(peer);
     client.preface = preface;
-    Some(client)
+    client.enter(&gateway).then_some(client)
 }
 
 /// What serves a busy connection: a future that never ends, and serves one connection after the

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clients::Clients;
 use crate::config::{Config, Timeouts};
 use crate::fleet::Fleet;
 use crate::health::FleetHealth;
@@ -18,7 +19,8 @@ pub(super) fn fleet(config: &Config) -> Fleet {
     Fleet::new(&config.backends, health)
 }
 
-/// The options of the HTTP sessions.
+/// The options of the HTTP sessions, to be cloned for each worker: what they count together is in
+/// them.
 pub(super) fn http(config: &Config) -> http1::Options {
     http1::Options {
         header_timeout: config.timeouts.header,
@@ -27,7 +29,7 @@ pub(super) fn http(config: &Config) -> http1::Options {
         body_idle_timeout: config.timeouts.body_idle,
         // Who only waits out his grace is not to be cut.
         drain_grace: Duration::from_millis(limits::DRAIN_GRACE_MS).min(config.timeouts.drain / 2),
-        clients: config.clients,
+        clients: Clients::new(config.clients),
         trusted: config.trusted.clone(),
         underscores: config.underscores,
         flow: flow(&config.timeouts),

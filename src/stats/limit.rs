@@ -7,6 +7,8 @@ pub enum Limit {
     Head,
     /// The body of a request is too long.
     Body,
+    /// The client has too many connections.
+    Connections,
     /// A head was not whole in time.
     HeadTime,
     /// Nothing came of a body for too long.
@@ -17,12 +19,13 @@ pub enum Limit {
 
 impl Limit {
     /// How many there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 
     /// All of them, in the order of their counters.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Head,
         Self::Body,
+        Self::Connections,
         Self::HeadTime,
         Self::BodyTime,
         Self::ReadTime,

@@ -30,8 +30,12 @@ pub(crate) fn open<I: Io, G>(
         let Some(introduced) = introduced(&gateway, &mut client, &deadline, arrival).await else {
             return;
         };
-        let (peer, clock) = (introduced.peer, Stopwatch::start());
-        match connect(&gateway, &deadline, introduced.preface.as_ref()).await {
+        let (Introduced { peer, preface }, clock) = (introduced, Stopwatch::start());
+        let address = peer.map(|peer| peer.ip());
+        let Some(admitted) = gateway.admit(&client.socket, address) else {
+            return;
+        };
+        match connect(&gateway, &deadline, preface.as_ref()).await {
             Ok(mut upstream) => {
                 let counters = &gateway.counters.backends[upstream.backend.index()];
                 counters.requests.add(1);
@@ -49,7 +53,7 @@ pub(crate) fn open<I: Io, G>(
                 gateway.io.abort(&client.socket);
             }
         }
-        drop(client);
+        drop((client, admitted));
         // A part of this future to the end, so that a session that panics lets go of it too.
         drop(guest);
     }

@@ -1,6 +1,8 @@
 //! What a client may do: who goes beyond it is told so where that is possible, and held by nothing.
 
-use crate::support::{Broken, Client, Engine, Origin, Proxy, eventually, ok};
+use crate::support::{
+    Broken, Client, Engine, Origin, PATIENCE, Proxy, eventually, get, ok, wait_for,
+};
 
 on_both_engines! {
     a_body_that_says_to_be_too_long_reaches_nobody,
@@ -8,6 +10,10 @@ on_both_engines! {
     a_chunked_body_is_counted_while_it_comes,
     a_chunked_body_that_comes_with_its_head_is_counted,
     a_response_that_has_begun_is_cut_where_its_upload_is_too_long,
+    a_client_has_as_many_connections_as_it_may,
+    connections_are_counted_for_whom_a_header_names,
+    who_is_trusted_stands_for_many_clients,
+    connections_of_tcp_are_counted_too,
 }
 
 const MAX_BODY: [&str; 2] = ["--max-body", "1KiB"];
@@ -110,5 +116,98 @@ fn a_response_that_has_begun_is_cut_where_its_upload_is_too_long(engine: Engine)
     assert_eq!(client.wire().body(framing, |_| ()), Err(Broken::Cut));
     eventually("the backend to be left", || origin.open() == 0);
     drop((client, origin));
+    proxy.finish();
+}
+
+const MAX_CONNECTIONS: [&str; 2] = ["--max-connections-per-client", "4"];
+
+/// Opens connections, each behind `header`, until as many have been served as are allowed, and
+/// demands that further ones are not.
+#[track_caller]
+fn fill(proxy: &Proxy, header: &str) -> Vec<Client> {
+    let inside: Vec<Client> = (0..4)
+        .map(|_| visit(proxy, header).expect("room"))
+        .collect();
+    for _ in 0..4 {
+        assert!(visit(proxy, header).is_none(), "one more than there may be");
+    }
+    inside
+}
+
+/// A connection that was served once; `None` where it was reset without a word.
+#[track_caller]
+fn visit(proxy: &Proxy, header: &str) -> Option<Client> {
+    let mut client = Client::connect_unless_reset(proxy.address)?;
+    // The reset may have come already.
+    let _ = client
+        .wire()
+        .try_send([header, &get("/")].concat().as_bytes());
+    match client.wire().response("GET") {
+        Ok(response) => {
+            response.expect_status(200);
+            Some(client)
+        }
+        Err(broken) => {
+            assert_eq!(broken, Broken::Closed);
+            None
+        }
+    }
+}
+
+/// Over all workers, whichever of them each connection came to.
+fn a_client_has_as_many_connections_as_it_may(engine: Engine) {
+    let origin = Origin::named("a");
+    let options = [
+        &MAX_CONNECTIONS[..],
+        &["--cores", "2", "--log-level", "debug"],
+    ]
+    .concat();
+    let proxy = Proxy::before_with(engine, &origin, &options);
+    let mut inside = fill(&proxy, "");
+    expect_logged(&proxy, "end=too many connections of this client, accept");
+    // Who is inside is served as ever, and who leaves makes room.
+    for client in &mut inside {
+        client.get("/").expect_status(200);
+    }
+    inside.truncate(1);
+    let more: Vec<Client> = (0..3)
+        .map(|_| wait_for(PATIENCE, "room", || visit(&proxy, "")))
+        .collect();
+    assert!(visit(&proxy, "").is_none());
+    drop((inside, more, origin));
+    proxy.finish();
+}
+
+fn connections_are_counted_for_whom_a_header_names(engine: Engine) {
+    let origin = Origin::named("a");
+    let accept = ["--accept-proxy", "--proxy-trusted", "127.0.0.0/8"];
+    let options = [&MAX_CONNECTIONS[..], &accept].concat();
+    let proxy = Proxy::before_with(engine, &origin, &options);
+    let v4 = fill(&proxy, "PROXY TCP4 192.0.2.1 198.51.100.7 1111 80\r\n");
+    let other = fill(&proxy, "PROXY TCP4 192.0.2.2 198.51.100.7 1111 80\r\n");
+    let v6 = fill(&proxy, "PROXY TCP6 2001:db8::1 2001:db8::7 1111 80\r\n");
+    let neighbour = "PROXY TCP6 2001:db8::ffff:1 2001:db8::7 1111 80\r\n";
+    assert!(visit(&proxy, neighbour).is_none(), "it is of the same /64");
+    let next = fill(&proxy, "PROXY TCP6 2001:db8:0:1::1 2001:db8::7 1111 80\r\n");
+    drop((v4, other, v6, next, origin));
+    proxy.finish();
+}
+
+fn who_is_trusted_stands_for_many_clients(engine: Engine) {
+    let origin = Origin::named("a");
+    let options = [&MAX_CONNECTIONS[..], &["--trusted", "127.0.0.1"]].concat();
+    let proxy = Proxy::before_with(engine, &origin, &options);
+    let inside: Vec<_> = (0..8).map(|_| visit(&proxy, "").expect("room")).collect();
+    drop((inside, origin));
+    proxy.finish();
+}
+
+fn connections_of_tcp_are_counted_too(engine: Engine) {
+    let origin = Origin::named("a");
+    let options = [&MAX_CONNECTIONS[..], &["--mode", "tcp"]].concat();
+    let proxy = Proxy::before_with(engine, &origin, &options);
+    let inside = fill(&proxy, "");
+    assert_eq!(origin.accepted(), 4, "the others reach no backend");
+    drop((inside, origin));
     proxy.finish();
 }

@@ -9,9 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use fastlb::balance::{Ask, BackendId, Balancer, Outcome, RoundRobin, Snapshot};
+use fastlb::clients::ClientLimits;
 use fastlb::config::{BackendList, Config, Cores};
 use fastlb::io::{BufferOptions, EngineChoice};
 use fastlb::server::{Report, Server};
+use fastlb::stats::Limit;
 use socket2::{Domain, Socket, Type};
 
 use crate::{eventually, leaves_nothing_open, on_both_engines, pause};
@@ -23,6 +25,7 @@ on_both_engines!(
     each_pick_has_one_end,
     idle_connections_cost_no_time,
     refused_headers_are_counted,
+    what_limits_end_is_counted_by_reason,
 );
 
 /// Serves every connection to the end with the same small answer.
@@ -343,6 +346,55 @@ fn refused_headers_are_counted(engine: EngineChoice) {
         let _ = stranger.connect(&address.into());
         eventually("the stranger to be refused", || refused() == 2);
         drop(stranger);
+        stop(server);
+    });
+}
+
+fn what_limits_end_is_counted_by_reason(engine: EngineChoice) {
+    leaves_nothing_open(|| {
+        let origin = Origin::start(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec());
+        let mut config = config(engine, origin.address, BufferOptions::default());
+        config.clients = ClientLimits {
+            body_bytes_max: Some(10),
+            connections_max: Some(1),
+        };
+        config.timeouts.header = Some(Duration::from_millis(200));
+        config.timeouts.body_idle = Some(Duration::from_millis(200));
+        let server = Server::start(config).unwrap();
+        let address = server.addresses()[0].internet().unwrap();
+        let none = [0; Limit::COUNT];
+        assert_eq!(server.stats().totals().limited, none);
+        let mut expected = none;
+        let long_field = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(20_000));
+        let table = [
+            (Limit::Head, long_field.as_str()),
+            (
+                Limit::Body,
+                "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n",
+            ),
+            (Limit::HeadTime, "GET / HT"),
+            (
+                Limit::BodyTime,
+                "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx",
+            ),
+        ];
+        for (limit, request) in table {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(request.as_bytes()).unwrap();
+            expected[limit as usize] += 1;
+            eventually(&format!("{limit:?}"), || {
+                server.stats().totals().limited == expected
+            });
+            drop(client);
+            eventually("room", || server.stats().totals().active == 0);
+        }
+        let inside = TcpStream::connect(address).unwrap();
+        eventually("the first", || server.stats().totals().active == 1);
+        // The reset may come before it is known to be connected.
+        let outside = TcpStream::connect(address);
+        expected[Limit::Connections as usize] += 1;
+        eventually("a refusal", || server.stats().totals().limited == expected);
+        drop((inside, outside));
         stop(server);
     });
 }

@@ -1,5 +1,6 @@
 //! The client: sends exactly the bytes that it is given and reads the answers strictly.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -26,6 +27,19 @@ impl Client {
         let stream = stream.unwrap_or_else(|error| panic!("connect to {address}: {error}"));
         Self {
             wire: Wire::new(stream),
+        }
+    }
+
+    /// As [`Client::connect`]; `None` where the proxy resets the connection at once, which the
+    /// kernel may tell before it has told that there is one.
+    #[track_caller]
+    pub(crate) fn connect_unless_reset(address: SocketAddr) -> Option<Self> {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => Some(Self {
+                wire: Wire::new(stream),
+            }),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("connect to {address}: {error}"),
         }
     }
 
