@@ -31,6 +31,15 @@ pub const PROXY_TIMEOUT_MS: u64 = 3_000;
 /// which accept at once seldom meet.
 pub const CLIENT_SHARDS: usize = 64;
 
+/// Sets of the table of clients' request rates, and clients in each of them: a set is what a
+/// processor fetches at a time. 64 Ki clients in 1 MiB; whoever comes beyond that takes the place
+/// of one who has asked little.
+pub const CLIENT_RATE_SETS: usize = 8 * 1024;
+/// See there.
+pub const CLIENT_RATE_WAYS: usize = 8;
+/// Highest rate that may be asked for; above it the grain of time would show.
+pub const CLIENT_RATE_MAX: u32 = 1_000_000;
+
 /// Time to establish a connection to a backend.
 pub const CONNECT_TIMEOUT_MS: u64 = 3_000;
 /// Time for a whole request head, from its first byte.

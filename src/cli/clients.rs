@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::clients::ClientLimits;
+use crate::clients::{ClientLimits, Rate, RateError};
 use crate::config::{SizeError, parse_size_limit};
 
 /// What the user typed about clients, each value understood on its own.
@@ -25,6 +25,15 @@ pub(super) struct ClientFlags {
         default_value = "off"
     )]
     max_connections_per_client: CountLimit,
+    /// Requests that one client may send, as in 100/s or 30/m, and as many at once; the others get
+    /// a 429.
+    #[arg(
+        long,
+        value_name = "RATE",
+        env = "FASTLB_MAX_REQUEST_RATE",
+        default_value = "off"
+    )]
+    max_request_rate: RateLimit,
 }
 
 impl From<ClientFlags> for ClientLimits {
@@ -32,6 +41,7 @@ impl From<ClientFlags> for ClientLimits {
         Self {
             body_bytes_max: flags.max_body.0,
             connections_max: flags.max_connections_per_client.0,
+            request_rate: flags.max_request_rate.0,
         }
     }
 }
@@ -63,5 +73,20 @@ impl FromStr for CountLimit {
         let number = text.parse().ok().filter(|&number| digits && number > 0);
         let number = number.ok_or("this is a whole number above 0, or `off` for no limit")?;
         Ok(Self(Some(number)))
+    }
+}
+
+/// A rate; none where the user wrote `off`.
+#[derive(Clone, Copy, Debug)]
+struct RateLimit(Option<Rate>);
+
+impl FromStr for RateLimit {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(Self(None)),
+            _ => text.parse().map(|rate| Self(Some(rate))),
+        }
     }
 }

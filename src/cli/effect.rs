@@ -48,6 +48,7 @@ const NEEDS: [Need; 5] = [
             "response_timeout",
             "body_idle_timeout",
             "max_body",
+            "max_request_rate",
             "trusted",
             "underscore_headers",
         ],

@@ -390,11 +390,18 @@ mod tests {
         assert_eq!(clients("--max-body 1KiB").body_bytes_max, Some(1024));
         let connections = clients("--mode tcp --max-connections-per-client 7").connections_max;
         assert_eq!(connections, Some(7));
+        let rate = clients("--max-request-rate 30/m").request_rate;
+        assert_eq!(rate, Some("30/m".parse().unwrap()));
         let table = [
             ("--max-body 10m", "a whole number and a unit (B, KiB"),
             (
                 "--max-connections-per-client 0",
                 "a whole number above 0, or `off`",
+            ),
+            ("--max-request-rate 5/h", "with /s or /m behind it"),
+            (
+                "--mode tcp --max-request-rate 5/s",
+                "--max-request-rate has no effect",
             ),
             ("--max-body 0B", "write `off` for no limit"),
             ("--mode tcp --max-body 1KiB", "--max-body has no effect"),

@@ -4,11 +4,16 @@
 //! connections of one client over them. Nothing here is touched where its limit is off.
 
 mod connections;
+mod rates;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use connections::{Connections, Place};
+pub use rates::{Rate, RateError, Rates};
+
+use crate::io::Stopwatch;
 
 /// How much clients may do; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,15 +22,21 @@ pub struct ClientLimits {
     pub body_bytes_max: Option<u64>,
     /// Connections that one client may have open.
     pub connections_max: Option<u32>,
+    /// Requests that one client may send.
+    pub request_rate: Option<Rate>,
 }
 
 /// The limits, with what all workers count together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Clients {
     /// How much each may do.
     pub limits: ClientLimits,
     /// Their connections, where a limit asks for it.
     pub connections: Option<Arc<Connections>>,
+    /// How fast they ask, where a limit asks for it.
+    pub rates: Option<Arc<Rates>>,
+    /// One for all workers.
+    clock: Stopwatch,
 }
 
 impl Clients {
@@ -35,7 +46,14 @@ impl Clients {
         Self {
             limits,
             connections: connections.map(Arc::new),
+            rates: limits.request_rate.map(Rates::new).map(Arc::new),
+            clock: Stopwatch::start(),
         }
+    }
+
+    /// Time since all this began, to the microsecond.
+    pub fn age(&self) -> Duration {
+        Duration::from_micros(self.clock.elapsed_us())
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::head::BadHead;
 use crate::health::Fault;
+use crate::limits;
 use crate::proxy_protocol::Refusal;
 use crate::stats::Limit;
 
@@ -20,6 +21,8 @@ pub enum Cause {
     ProxyHeaderTimeout,
     /// The client has as many connections as it may.
     TooManyConnections,
+    /// The client has sent more requests than it may; another is taken in so many seconds.
+    TooManyRequests(u32),
     /// The client's head was refused.
     BadRequest(BadHead),
     /// The client's body is not chunked as it should be.
@@ -71,6 +74,7 @@ impl Cause {
             Self::BadRequest(bad) => Some(bad.status()),
             Self::BadBody => Some(400),
             Self::BodyTooLong => Some(413),
+            Self::TooManyRequests(_) => Some(429),
             Self::HeaderTimeout | Self::BodyTimeout => Some(408),
             Self::ConnectFailed
             | Self::BackendClosed
@@ -92,6 +96,15 @@ impl Cause {
         }
     }
 
+    /// Seconds that the client is told to wait, where that helps (RFC 9110 section 10.2.3).
+    pub fn retry_after_s(self) -> Option<u64> {
+        match self {
+            Self::TooManyRequests(seconds) => Some(seconds.into()),
+            _ if self.status() == Some(503) => Some(limits::RETRY_AFTER_S),
+            _ => None,
+        }
+    }
+
     /// What the backend did wrong, or `None` where it is not to blame, as far as fastlb can tell.
     pub fn fault(self) -> Option<Fault> {
         match self {
@@ -108,6 +121,7 @@ impl Cause {
             | Self::BadProxyHeader(_)
             | Self::ProxyHeaderTimeout
             | Self::TooManyConnections
+            | Self::TooManyRequests(_)
             | Self::BadRequest(_)
             | Self::BadBody
             | Self::BodyTooLong
@@ -130,6 +144,7 @@ impl Cause {
                 _ => None,
             },
             Self::TooManyConnections => Some(Limit::Connections),
+            Self::TooManyRequests(_) => Some(Limit::Rate),
             Self::BodyTooLong => Some(Limit::Body),
             Self::HeaderTimeout => Some(Limit::HeadTime),
             Self::BodyTimeout => Some(Limit::BodyTime),
@@ -145,6 +160,7 @@ impl Cause {
             Self::BadProxyHeader(_) => "bad PROXY header",
             Self::ProxyHeaderTimeout => "PROXY header timed out",
             Self::TooManyConnections => "too many connections of this client",
+            Self::TooManyRequests(_) => "too many requests of this client",
             Self::BadRequest(bad) => bad.reason(),
             Self::BadBody => "bad request body",
             Self::BodyTooLong => "request body too long",

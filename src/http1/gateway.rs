@@ -104,6 +104,22 @@ impl<I: Io> Gateway<I> {
         place.map(|place| Admitted(Some(Box::new(place))))
     }
 
+    /// Takes a request from this client, which is not trusted.
+    ///
+    /// # Errors
+    /// It has sent more than it may, and gets a 429.
+    pub(super) fn charge(&self, client: Option<IpAddr>) -> Result<(), Cause> {
+        let (Some(rates), Some(address)) = (&self.options.clients.rates, client) else {
+            return Ok(());
+        };
+        // Not the worker's clock: that of another would be up to a tick ahead of it.
+        let now = self.options.clients.age();
+        rates.take(address.into(), now).map_err(|wait| {
+            let seconds = wait.as_millis().div_ceil(1_000).max(1);
+            Cause::TooManyRequests(seconds as u32)
+        })
+    }
+
     /// Nobody is trusted who has no address.
     pub(super) fn trusts(&self, peer: Option<IpAddr>) -> bool {
         let contains = |network: &IpNet| peer.is_some_and(|peer| network.contains(&peer));

@@ -3,7 +3,6 @@
 use super::end::Cause;
 use super::field::{push, push_decimal, push_length, push_persistence};
 use super::head::Version;
-use crate::limits;
 
 /// Writes the whole answer to a request that ended by `cause`: nothing where that has no status.
 /// `head_only` leaves the body out, as HEAD wants it.
@@ -26,9 +25,9 @@ pub fn write(cause: Cause, version: Version, keep_alive: bool, head_only: bool, 
             b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH",
         );
     }
-    if status == 503 {
+    if let Some(seconds) = cause.retry_after_s() {
         out.extend_from_slice(b"Retry-After: ");
-        push_decimal(out, limits::RETRY_AFTER_S);
+        push_decimal(out, seconds);
         out.extend_from_slice(b"\r\n");
     }
     push_persistence(out, version, keep_alive);
@@ -49,6 +48,7 @@ fn phrase(status: u16) -> &'static str {
         413 => "Content Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         502 => "Bad Gateway",
@@ -85,6 +85,9 @@ mod tests {
         let expected = format!("{head}Connection: keep-alive\r\n\r\n");
         assert_eq!(written(cause, Version::Http10, true, true), expected);
         assert_eq!(written(Cause::ClientGone, Version::Http11, true, false), "");
+        let limited = written(Cause::TooManyRequests(7), Version::Http11, true, false);
+        assert!(limited.starts_with("HTTP/1.1 429 Too Many Requests\r\n"));
+        assert!(limited.contains("\r\nRetry-After: 7\r\n"));
         let allow = written(
             Cause::BadRequest(BadHead::Connect),
             Version::Http11,
@@ -107,6 +110,7 @@ mod tests {
             Cause::BadRequest(BadHead::Upgrade),
             Cause::BadRequest(BadHead::UnsupportedVersion),
             Cause::HeaderTimeout,
+            Cause::TooManyRequests(7),
             Cause::BackendReset,
             Cause::NoBackend,
             Cause::ConnectTimeout,

@@ -76,14 +76,18 @@ fn translate<I: Io>(
     // offer is passed over (RFC 9110 section 7.8).
     plan.upgrade &= is_last;
     gateway.counters.requests.add(1);
+    let peer = client.peer.address();
+    let trusted = gateway.trusts(peer);
+    if !trusted {
+        let charged = gateway.charge(peer);
+        charged.map_err(|cause| turned_away(cause, Phase::Head, plan))?;
+    }
     let clients = &gateway.options.clients;
     if let (Framing::Length(length), Some(max)) = (plan.framing, clients.limits.body_bytes_max)
         && length > max
     {
         return Err(turned_away(Cause::BodyTooLong, Phase::Head, plan));
     }
-    let peer = client.peer.address();
-    let trusted = gateway.trusts(peer);
     let now_ms = gateway.wheel.now_ms();
     let picked = gateway
         .backends

@@ -9,6 +9,8 @@ pub enum Limit {
     Body,
     /// The client has too many connections.
     Connections,
+    /// The client sends too many requests.
+    Rate,
     /// A head was not whole in time.
     HeadTime,
     /// Nothing came of a body for too long.
@@ -19,13 +21,14 @@ pub enum Limit {
 
 impl Limit {
     /// How many there are.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
 
     /// All of them, in the order of their counters.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Head,
         Self::Body,
         Self::Connections,
+        Self::Rate,
         Self::HeadTime,
         Self::BodyTime,
         Self::ReadTime,

@@ -14,6 +14,9 @@ on_both_engines! {
     connections_are_counted_for_whom_a_header_names,
     who_is_trusted_stands_for_many_clients,
     connections_of_tcp_are_counted_too,
+    who_asks_too_often_is_429,
+    a_body_that_nobody_reads_ends_the_connection,
+    each_client_has_a_rate_of_its_own,
 }
 
 const MAX_BODY: [&str; 2] = ["--max-body", "1KiB"];
@@ -209,5 +212,75 @@ fn connections_of_tcp_are_counted_too(engine: Engine) {
     let inside = fill(&proxy, "");
     assert_eq!(origin.accepted(), 4, "the others reach no backend");
     drop((inside, origin));
+    proxy.finish();
+}
+
+/// So few that the test is over before there is another one.
+const MAX_RATE: [&str; 2] = ["--max-request-rate", "3/m"];
+
+/// Over all workers, and over all connections of a client.
+fn who_asks_too_often_is_429(engine: Engine) {
+    let origin = Origin::named("a");
+    let options = [&MAX_RATE[..], &["--cores", "2", "--log-level", "debug"]].concat();
+    let proxy = Proxy::before_with(engine, &origin, &options);
+    let mut clients: Vec<_> = (0..3).map(|_| Client::connect(proxy.address)).collect();
+    for client in &mut clients {
+        client.get("/").expect_status(200);
+    }
+    for client in &mut clients {
+        // The connection is kept: another one would cost both sides more.
+        for _ in 0..2 {
+            let refused = client.get("/").expect_status(429);
+            assert_eq!(refused.text(), "fastlb: too many requests of this client\n");
+            let seconds = refused.field("retry-after").map(str::parse::<u64>);
+            assert!(matches!(seconds, Some(Ok(1..=20))), "{seconds:?}");
+        }
+    }
+    assert_eq!(origin.requests().len(), 3);
+    expect_logged(&proxy, "end=too many requests of this client, head");
+    drop((clients, origin));
+    proxy.finish();
+}
+
+fn a_body_that_nobody_reads_ends_the_connection(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before_with(engine, &origin, &["--max-request-rate", "1/m"]);
+    let mut client = Client::connect(proxy.address);
+    client.get("/").expect_status(200);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+    expect_last(&mut client, 429, "too many requests of this client");
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn each_client_has_a_rate_of_its_own(engine: Engine) {
+    let origin = Origin::named("a");
+    let accept = ["--accept-proxy", "--proxy-trusted", "127.0.0.0/8"];
+    let trusted = ["--trusted", "192.0.2.9"];
+    let options = [&MAX_RATE[..], &accept, &trusted].concat();
+    let proxy = Proxy::before_with(engine, &origin, &options);
+    let statuses = |header: &str| {
+        let mut client = Client::connect(proxy.address);
+        client.send(header);
+        let statuses = (0..4).map(|_| client.get("/").status());
+        statuses.collect::<Vec<_>>()
+    };
+    let limited = [200, 200, 200, 429];
+    for address in ["TCP4 192.0.2.1", "TCP4 192.0.2.2", "TCP6 2001:db8::1"] {
+        let ends = match &address[..4] {
+            "TCP4" => format!("{address} 198.51.100.7"),
+            _ => format!("{address} 2001:db8::7"),
+        };
+        assert_eq!(
+            statuses(&format!("PROXY {ends} 1 80\r\n")),
+            limited,
+            "{address}"
+        );
+    }
+    let of_the_same_64 = "PROXY TCP6 2001:db8::2 2001:db8::7 1 80\r\n";
+    assert_eq!(statuses(of_the_same_64), [429; 4]);
+    let trusted = "PROXY TCP4 192.0.2.9 198.51.100.7 1 80\r\n";
+    assert_eq!(statuses(trusted), [200; 4]);
+    drop(origin);
     proxy.finish();
 }

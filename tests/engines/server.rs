@@ -357,6 +357,7 @@ fn what_limits_end_is_counted_by_reason(engine: EngineChoice) {
         config.clients = ClientLimits {
             body_bytes_max: Some(10),
             connections_max: Some(1),
+            ..ClientLimits::default()
         };
         config.timeouts.header = Some(Duration::from_millis(200));
         config.timeouts.body_idle = Some(Duration::from_millis(200));

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::fleet::BACKENDS_MAX;
-use crate::clients::Clients;
+use crate::clients::{ClientLimits, Clients};
 use crate::health::{CheckRules, EjectRules};
 use crate::http1::Options;
 use crate::http1::rewrite::Underscores;
@@ -177,7 +177,7 @@ pub(super) fn http(rng: &mut fastrand::Rng) -> Options {
         response_timeout: Some(Duration::from_millis(2_000)),
         body_idle_timeout: Some(Duration::from_millis(2_000)),
         drain_grace: Duration::from_millis(300),
-        clients: Clients::default(),
+        clients: Clients::new(ClientLimits::default()),
         trusted: Vec::new(),
         underscores: Underscores::default(),
         flow: FlowOptions {
