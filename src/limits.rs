@@ -51,6 +51,9 @@ pub const RESPONSE_TIMEOUT_MS: u64 = 30_000;
 /// Time inside a body in which nothing moves: nothing is sent and nothing taken, in neither
 /// direction of the exchange.
 pub const BODY_IDLE_TIMEOUT_MS: u64 = 30_000;
+/// Bytes in each second that a client must send or take on average while it is waited for, over
+/// such a time: what Kestrel demands of both directions; Apache demands 500 of requests.
+pub const BODY_RATE_MIN: u64 = 240;
 /// Time between two looks whether the one who waits for an answer is still there. Nothing is
 /// received from him meanwhile, so nothing else would tell.
 pub const LOST_LOOK_MS: u64 = 1_000;

@@ -13,7 +13,9 @@ use std::env;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
+use fastlb::clients::ClientLimits;
 use fastlb::config::{BackendList, Config, Cores};
 use fastlb::io::{self as engine, EngineChoice, Stopwatch};
 use fastlb::limits;
@@ -111,7 +113,7 @@ fn ask(stream: &mut TcpStream, buffer: &mut [u8], exchange: &Exchange, times: us
     }
 }
 
-fn start(engine: EngineChoice, origin: SocketAddr) -> Server {
+fn start(engine: EngineChoice, origin: SocketAddr, clients: ClientLimits) -> Server {
     let backends = origin.to_string().parse::<BackendList>().unwrap();
     let listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     let cores = Cores::of_this_process(Some(1)).unwrap();
@@ -119,16 +121,29 @@ fn start(engine: EngineChoice, origin: SocketAddr) -> Server {
     Server::start(Config {
         io: engine,
         retries: 0,
+        clients,
         ..config
     })
     .unwrap()
 }
 
+/// All limits, and none that is reached.
+fn limited() -> ClientLimits {
+    ClientLimits {
+        body_bytes_max: Some(u64::MAX / 2),
+        connections_max: Some(10),
+        request_rate: Some("1000000/s".parse().unwrap()),
+        keep_alive_requests: Some(u32::MAX),
+        keep_alive_age: Some(Duration::from_secs(3_600)),
+        ..ClientLimits::default()
+    }
+}
+
 /// What a warm balancer allocates in [`REQUESTS`] of these beyond one timer a tick.
-fn cost(engine: EngineChoice, exchange: &Exchange) -> usize {
+fn cost(engine: EngineChoice, exchange: &Exchange, clients: ClientLimits) -> usize {
     thread::scope(|scope| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = start(engine, listener.local_addr().unwrap());
+        let server = start(engine, listener.local_addr().unwrap(), clients);
         let origin = scope.spawn(move || serve(&listener, exchange));
         let address = server.addresses()[0].internet().unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
@@ -160,9 +175,12 @@ fn a_warm_balancer_allocates_nothing() {
     let mut found = Vec::new();
     for engine in engines {
         for exchange in exchanges() {
-            let cost = cost(engine, &exchange);
-            if cost > GROWTH_MAX {
-                found.push(format!("{engine:?}: {}: {cost}", exchange.name));
+            for clients in [ClientLimits::default(), limited()] {
+                let cost = cost(engine, &exchange, clients);
+                if cost > GROWTH_MAX {
+                    let name = exchange.name;
+                    found.push(format!("{engine:?}: {name}: {cost}, {clients:?}"));
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use super::values::TimeLimit;
 use crate::clients::{ClientLimits, Rate, RateError};
 use crate::config::{SizeError, parse_size_limit};
 
@@ -34,6 +35,31 @@ pub(super) struct ClientFlags {
         default_value = "off"
     )]
     max_request_rate: RateLimit,
+    /// What a client must send or take of a body in each second, on average over
+    /// --body-idle-timeout, while it is waited for.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "FASTLB_MIN_BODY_RATE",
+        default_value = "240B"
+    )]
+    min_body_rate: SizeLimit,
+    /// Requests behind which a connection of a client is closed.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "FASTLB_KEEP_ALIVE_REQUESTS",
+        default_value = "off"
+    )]
+    keep_alive_requests: CountLimit,
+    /// Age of a connection of a client at which it is closed behind the next response.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "FASTLB_KEEP_ALIVE_AGE",
+        default_value = "off"
+    )]
+    keep_alive_age: TimeLimit,
 }
 
 impl From<ClientFlags> for ClientLimits {
@@ -42,6 +68,9 @@ impl From<ClientFlags> for ClientLimits {
             body_bytes_max: flags.max_body.0,
             connections_max: flags.max_connections_per_client.0,
             request_rate: flags.max_request_rate.0,
+            body_rate_min: flags.min_body_rate.0,
+            keep_alive_requests: flags.keep_alive_requests.0,
+            keep_alive_age: flags.keep_alive_age.into(),
         }
     }
 }

@@ -384,12 +384,18 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_may_do_is_off_unless_asked_for() {
+    fn what_clients_may_do_is_mostly_off_unless_asked_for() {
         let clients = |line: &str| config(&format!("-b 127.0.0.1:1 {line}")).clients;
         assert_eq!(clients(""), ClientLimits::default());
         assert_eq!(clients("--max-body 1KiB").body_bytes_max, Some(1024));
         let connections = clients("--mode tcp --max-connections-per-client 7").connections_max;
         assert_eq!(connections, Some(7));
+        let kept = clients("--keep-alive-requests 9 --keep-alive-age 1h");
+        assert_eq!(kept.keep_alive_requests, Some(9));
+        assert_eq!(kept.keep_alive_age, Some(Duration::from_secs(3_600)));
+        assert_eq!(clients("").body_rate_min, Some(limits::BODY_RATE_MIN));
+        assert_eq!(clients("--min-body-rate off").body_rate_min, None);
+        assert_eq!(clients("--min-body-rate 1KiB").body_rate_min, Some(1024));
         let rate = clients("--max-request-rate 30/m").request_rate;
         assert_eq!(rate, Some("30/m".parse().unwrap()));
         let table = [

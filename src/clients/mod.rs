@@ -14,9 +14,10 @@ pub use connections::{Connections, Place};
 pub use rates::{Rate, RateError, Rates};
 
 use crate::io::Stopwatch;
+use crate::limits;
 
 /// How much clients may do; `None` is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientLimits {
     /// Bytes of the body of one request.
     pub body_bytes_max: Option<u64>,
@@ -24,6 +25,26 @@ pub struct ClientLimits {
     pub connections_max: Option<u32>,
     /// Requests that one client may send.
     pub request_rate: Option<Rate>,
+    /// Bytes in each second that a client must send of a request's body, or take of a response's,
+    /// while it is waited for.
+    pub body_rate_min: Option<u64>,
+    /// Requests behind which a connection is closed.
+    pub keep_alive_requests: Option<u32>,
+    /// Age at which it is closed behind the next response.
+    pub keep_alive_age: Option<Duration>,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: None,
+            connections_max: None,
+            request_rate: None,
+            body_rate_min: Some(limits::BODY_RATE_MIN),
+            keep_alive_requests: None,
+            keep_alive_age: None,
+        }
+    }
 }
 
 /// The limits, with what all workers count together.

@@ -33,6 +33,10 @@ pub enum Cause {
     HeaderTimeout,
     /// The client's body did not go on in time.
     BodyTimeout,
+    /// The client's body comes too slowly.
+    BodyTooSlow,
+    /// The client reads its response too slowly.
+    ClientTooSlow,
     /// The client does not read its response.
     ClientStalled,
     /// The client closed or reset its connection before its exchange was over.
@@ -75,7 +79,7 @@ impl Cause {
             Self::BadBody => Some(400),
             Self::BodyTooLong => Some(413),
             Self::TooManyRequests(_) => Some(429),
-            Self::HeaderTimeout | Self::BodyTimeout => Some(408),
+            Self::HeaderTimeout | Self::BodyTimeout | Self::BodyTooSlow => Some(408),
             Self::ConnectFailed
             | Self::BackendClosed
             | Self::BackendReset
@@ -90,6 +94,7 @@ impl Cause {
             | Self::BadProxyHeader(_)
             | Self::ProxyHeaderTimeout
             | Self::TooManyConnections
+            | Self::ClientTooSlow
             | Self::ClientStalled
             | Self::ClientGone
             | Self::Cut => None,
@@ -127,6 +132,8 @@ impl Cause {
             | Self::BodyTooLong
             | Self::HeaderTimeout
             | Self::BodyTimeout
+            | Self::BodyTooSlow
+            | Self::ClientTooSlow
             | Self::ClientStalled
             | Self::ClientGone
             | Self::NoBackend
@@ -148,7 +155,9 @@ impl Cause {
             Self::BodyTooLong => Some(Limit::Body),
             Self::HeaderTimeout => Some(Limit::HeadTime),
             Self::BodyTimeout => Some(Limit::BodyTime),
+            Self::BodyTooSlow => Some(Limit::BodyRate),
             Self::ClientStalled => Some(Limit::ReadTime),
+            Self::ClientTooSlow => Some(Limit::ReadRate),
             _ => None,
         }
     }
@@ -166,6 +175,8 @@ impl Cause {
             Self::BodyTooLong => "request body too long",
             Self::HeaderTimeout => "request head timed out",
             Self::BodyTimeout => "request body timed out",
+            Self::BodyTooSlow => "request body too slow",
+            Self::ClientTooSlow => "client reads too slowly",
             Self::ClientStalled => "client does not read",
             Self::ClientGone => "client gone",
             Self::NoBackend => "no backend available",

@@ -16,8 +16,8 @@ use super::reply;
 use super::request::{self, Refused, Request};
 use super::response::{Answered, Progress, Reception};
 use super::session::{Client, Scratch};
-use crate::io::{Expired, Io, Parcel, Stopwatch};
-use crate::relay::{self, Half, Pace, Patience, RelayEnd, Stream, Traffic};
+use crate::io::{Io, Parcel, Stopwatch};
+use crate::relay::{self, Half, Pace, RelayEnd, Stream, Traffic};
 use crate::tcp;
 use crate::upstream::{Reuse, Tried, Upstream};
 
@@ -51,7 +51,7 @@ pub(super) async fn exchange<I: Io>(
         request,
         upload: Half::new(request.plan.framing, request.plan.framing)
             .at_most(gateway.options.clients.limits.body_bytes_max),
-        progress: Progress::default(),
+        progress: Progress::new(gateway.patience(), gateway.options.min_rate),
     };
     match exchange.forward().await {
         Ok(answered) => exchange.after(answered),
@@ -158,7 +158,7 @@ impl<I: Io> Exchange<'_, I> {
         let inbox = &mut self.client.stream.inbox;
         if let Err(end) = self.upload.load(inbox, &mut self.scratch.request) {
             self.gateway.backends.failed(self.request.backend, None);
-            return Err(upload_cut(end));
+            return Err(request::cut(end));
         }
         self.progress.uploading.set(!self.upload.is_done());
         inbox.settle();
@@ -226,7 +226,7 @@ impl<I: Io> Exchange<'_, I> {
         progress.phase.set(Phase::Wait);
         let answers_early = sent.is_none();
         if let Some(sent) = sent {
-            let (sent, returned) = sent.map_err(|Expired| Cause::ResponseTimeout)?;
+            let (sent, returned) = sent.map_err(|_| Cause::ResponseTimeout)?;
             progress.note_sent(&sent);
             // The head stays where it is until the response begins: it may have to be sent again.
             // A chunk does not, because no wait may hold one.
@@ -249,12 +249,12 @@ impl<I: Io> Exchange<'_, I> {
         let upload = async {
             let pace = Pace {
                 deadline: &beside,
+                client: relay::ClientSide::Source,
                 ..pace
             };
             if answers_early {
                 let sent = relay::see_through(&gateway.io, &uplink, sending, pace);
-                let sent = stream.beside(sent).await;
-                let (sent, _) = sent.map_err(|Expired| RelayEnd::SinkStalled)?;
+                let (sent, _) = stream.beside(sent).await?;
                 progress.note_sent(&sent);
                 sent.map_err(|_| RelayEnd::SinkLost)?;
             }
@@ -314,7 +314,8 @@ impl<I: Io> Exchange<'_, I> {
     async fn fail(self, cause: Cause) -> After {
         let phase = self.progress.phase.get();
         let end = End { cause, phase };
-        if cause == Cause::ClientStalled || !self.progress.cuts_cleanly.get() {
+        let reads = !matches!(cause, Cause::ClientStalled | Cause::ClientTooSlow);
+        if !reads || !self.progress.cuts_cleanly.get() {
             note(self.gateway, self.client, end);
             return After::Abort;
         }
@@ -339,8 +340,12 @@ async fn sent_or_answered<I: Io, T>(
     client: &mut Stream<I>,
     to: &I::Socket,
     sending: impl Future<Output = T> + Unpin,
-) -> Option<Result<T, Expired>> {
-    let (gateway, pace) = (reception.gateway, reception.pace());
+) -> Option<Result<T, RelayEnd>> {
+    let gateway = reception.gateway;
+    let pace = Pace {
+        client: relay::ClientSide::Neither,
+        ..reception.pace()
+    };
     let sent = client.beside(relay::see_through(&gateway.io, to, sending, pace));
     match reception.plan.upgrade {
         // A send that is dropped would take the tunnel's own operations with it.
@@ -409,7 +414,7 @@ async fn both(
                 // The backend takes no more: its answer may say why.
                 Ok(()) | Err(RelayEnd::SinkLost) => {}
                 Err(RelayEnd::SinkReset) => progress.traffic.set_backend_lost(true),
-                Err(end) => return Poll::Ready(Err(upload_cut(end))),
+                Err(end) => return Poll::Ready(Err(request::cut(end))),
             }
         }
         let complete: Answered = match answered {
@@ -422,18 +427,6 @@ async fn both(
         Poll::Ready(Ok(complete))
     })
     .await
-}
-
-/// Why the body of a request did not arrive.
-fn upload_cut(end: RelayEnd) -> Cause {
-    match end {
-        RelayEnd::SourceLost => Cause::ClientGone,
-        RelayEnd::SourceStalled => Cause::BodyTimeout,
-        RelayEnd::SourceGarbled => Cause::BadBody,
-        RelayEnd::SourceTooLong => Cause::BodyTooLong,
-        RelayEnd::SinkLost | RelayEnd::SinkReset => Cause::BackendClosed,
-        RelayEnd::SinkStalled => Cause::ResponseTimeout,
-    }
 }
 
 /// Answers in the backend's place.
@@ -453,7 +446,7 @@ async fn refuse<I: Io>(
     let Some(status) = end.status() else {
         return match end.cause {
             // What it does not read may wait in the kernel for as long as the client likes.
-            Cause::BodyTimeout => After::Abort,
+            Cause::BodyTimeout | Cause::BodyTooSlow => After::Abort,
             Cause::ClientGone => After::Close,
             // The responses before this one may not have reached the client yet.
             _ => After::Linger,
@@ -470,10 +463,11 @@ async fn refuse<I: Io>(
     let Client {
         stream, deadline, ..
     } = client;
-    let (socket, traffic) = (stream.socket.clone(), Traffic::default());
+    let traffic = Traffic::new(gateway.patience(), gateway.options.min_rate);
+    let socket = stream.socket.clone();
     let pace = Pace {
         deadline,
-        patience: Patience::Within(gateway.options.body_idle_timeout),
+        client: relay::ClientSide::Sink,
         traffic: &traffic,
     };
     let sending = relay::send(&gateway.io, &socket, parcel, pace);

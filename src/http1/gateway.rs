@@ -13,7 +13,7 @@ use super::rewrite::Underscores;
 use crate::clients::{Clients, Place};
 use crate::io::{Io, Wheel};
 use crate::proxy_protocol;
-use crate::relay::FlowOptions;
+use crate::relay::{FlowOptions, MinRate, Patience};
 use crate::stats::{Limit, WorkerCounters};
 use crate::upstream::Backends;
 
@@ -28,6 +28,8 @@ pub struct Options {
     pub response_timeout: Option<Duration>,
     /// Inside a body, while nothing moves in either direction.
     pub body_idle_timeout: Option<Duration>,
+    /// What a client must have that is waited for inside a body.
+    pub min_rate: Option<MinRate>,
     /// For an idle connection to begin a request that is on its way, once the worker drains.
     pub drain_grace: Duration,
     /// What clients may do, and what they have done.
@@ -82,6 +84,11 @@ impl<I: Io> Gateway<I> {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// How long an exchange may stand still.
+    pub(super) fn patience(&self) -> Patience {
+        Patience::Within(self.options.body_idle_timeout)
     }
 
     /// Lets a connection of this client in; `None` where it has too many, which resets this one.

@@ -8,7 +8,7 @@ use super::rewrite::{self, Forward};
 use super::session::Client;
 use crate::balance::BackendId;
 use crate::io::{ChunkSize, Io, Parcel};
-use crate::relay::{Fill, Stop};
+use crate::relay::{Fill, RelayEnd, Stop};
 use crate::upstream::Tried;
 
 /// A request whose head is understood.
@@ -32,6 +32,7 @@ pub(super) async fn receive<I: Io>(
     parcel: &mut Parcel,
 ) -> Result<Request, Refused> {
     let span = head(gateway, client).await.map_err(refused)?;
+    client.requests = client.requests.saturating_add(1);
     let request = translate(gateway, client, span, parcel);
     // Also where it is refused: the connection may go on with the next request.
     client.stream.inbox.consume(span.end);
@@ -68,6 +69,7 @@ fn translate<I: Io>(
 ) -> Result<Request, Refused> {
     let bad = |bad| refused(Cause::BadRequest(bad));
     let mut store = field_store();
+    let is_worn_out = client.is_worn_out(gateway);
     let is_last = client.stream.inbox.bytes().len() == span.end;
     let bytes = span.of(client.stream.inbox.bytes_mut());
     let head = RequestHead::parse(bytes, &mut store).map_err(bad)?;
@@ -75,6 +77,7 @@ fn translate<I: Io>(
     // What is there already was sent before a switch of protocols: it is the next request, and the
     // offer is passed over (RFC 9110 section 7.8).
     plan.upgrade &= is_last;
+    plan.keep_alive &= !is_worn_out;
     gateway.counters.requests.add(1);
     let peer = client.peer.address();
     let trusted = gateway.trusts(peer);
@@ -124,5 +127,18 @@ fn refused(cause: Cause) -> Refused {
             phase: Phase::Head,
         },
         plan: None,
+    }
+}
+
+/// Why the body of a request did not arrive.
+pub(super) fn cut(end: RelayEnd) -> Cause {
+    match end {
+        RelayEnd::SourceLost => Cause::ClientGone,
+        RelayEnd::SourceStalled => Cause::BodyTimeout,
+        RelayEnd::SourceSlow => Cause::BodyTooSlow,
+        RelayEnd::SourceGarbled => Cause::BadBody,
+        RelayEnd::SourceTooLong => Cause::BodyTooLong,
+        RelayEnd::SinkLost | RelayEnd::SinkReset => Cause::BackendClosed,
+        RelayEnd::SinkStalled | RelayEnd::SinkSlow => Cause::ResponseTimeout,
     }
 }

@@ -11,7 +11,9 @@ use super::head::{ResponseHead, Scan, Span, Version, field_store};
 use super::rewrite;
 use crate::io::{ChunkSize, Deadline, Io, Parcel};
 use crate::limits;
-use crate::relay::{self, FOR_EVER, Fill, Half, Pace, Patience, RelayEnd, Stop, Stream, Traffic};
+use crate::relay::{
+    self, FOR_EVER, Fill, Half, MinRate, Pace, Patience, RelayEnd, Stop, Stream, Traffic,
+};
 
 /// How far the two directions of an exchange are; each tells the other.
 pub(super) struct Progress {
@@ -28,20 +30,19 @@ pub(super) struct Progress {
     pub(super) cuts_cleanly: Cell<bool>,
 }
 
-impl Default for Progress {
-    fn default() -> Self {
+impl Progress {
+    /// Nothing has happened yet; the client must not be slower than that.
+    pub(super) fn new(patience: Patience, least: Option<MinRate>) -> Self {
         Self {
             uploading: Cell::new(true),
             whole_ms: Cell::new(0),
             unsent: Cell::new(false),
-            traffic: Traffic::default(),
+            traffic: Traffic::new(patience, least),
             phase: Cell::new(Phase::Connect),
             cuts_cleanly: Cell::new(true),
         }
     }
-}
 
-impl Progress {
     /// The first of the request was sent, so or so.
     pub(super) fn note_sent(&self, sent: &io::Result<()>) {
         let error = sent.as_ref().err();
@@ -115,16 +116,18 @@ impl<'a, I: Io> Reception<'a, I> {
         self.progress
             .cuts_cleanly
             .set(delivery.framing != Framing::Close);
-        let pace = self.pace();
+        let (pace, traffic) = (self.pace(), &self.progress.traffic);
         let Self {
             upstream,
             client,
             parcel,
             ..
         } = self;
+        traffic.set_answering(true);
         relay::relay(&mut half, upstream, client, parcel, pace)
             .await
             .map_err(cut)?;
+        traffic.set_answering(false);
         Ok(Answered {
             status: plan.status,
             keep_alive: delivery.keep_alive,
@@ -136,7 +139,7 @@ impl<'a, I: Io> Reception<'a, I> {
     pub(super) fn pace(&self) -> Pace<'a> {
         Pace {
             deadline: self.deadline,
-            patience: Patience::Within(self.gateway.options.body_idle_timeout),
+            client: relay::ClientSide::Sink,
             traffic: &self.progress.traffic,
         }
     }
@@ -228,9 +231,10 @@ impl<'a, I: Io> Reception<'a, I> {
 fn cut(end: RelayEnd) -> Cause {
     match end {
         RelayEnd::SourceLost => Cause::BackendCut,
-        RelayEnd::SourceStalled => Cause::BackendStalled,
+        RelayEnd::SourceStalled | RelayEnd::SourceSlow => Cause::BackendStalled,
         RelayEnd::SourceGarbled | RelayEnd::SourceTooLong => Cause::BadResponseBody,
         RelayEnd::SinkLost | RelayEnd::SinkReset => Cause::ClientGone,
         RelayEnd::SinkStalled => Cause::ClientStalled,
+        RelayEnd::SinkSlow => Cause::ClientTooSlow,
     }
 }

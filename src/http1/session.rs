@@ -28,6 +28,10 @@ pub(crate) struct Client<I: Io> {
     pub(super) peer: Peer,
     /// What each connection to a backend on its behalf begins with.
     pub(super) preface: Option<Rc<Written>>,
+    /// Requests that it has sent.
+    pub(super) requests: u32,
+    /// When it came, in ticks: an idle connection has room for no more.
+    since_ticks: u32,
     /// Its place among the connections of its client.
     admitted: Admitted,
 }
@@ -61,6 +65,23 @@ impl<I: Io> Client<I> {
         self.admitted = admitted.unwrap_or_default();
         is_admitted
     }
+
+    /// Whether its connection ends behind the request that it has just sent.
+    pub(super) fn is_worn_out(&self, gateway: &Gateway<I>) -> bool {
+        let limits = &gateway.options.clients.limits;
+        let too_many = |max| self.requests >= max;
+        let too_old = |age: Duration| {
+            let ticks = ticks(gateway.wheel.now_ms()).wrapping_sub(self.since_ticks);
+            u64::from(ticks) >= age.as_millis() as u64 / limits::TICK_MS
+        };
+        limits.keep_alive_requests.is_some_and(too_many)
+            || limits.keep_alive_age.is_some_and(too_old)
+    }
+}
+
+/// Thirteen years of them until they begin anew.
+fn ticks(now_ms: u64) -> u32 {
+    (now_ms / limits::TICK_MS) as u32
 }
 
 /// The buffers of an exchange.
@@ -114,6 +135,8 @@ impl<I: Io> Sessions<I> {
             deadline: self.gateway.wheel.deadline(),
             peer: Peer::new(arrival.peer),
             preface: None,
+            requests: 0,
+            since_ticks: ticks(self.gateway.wheel.now_ms()),
             admitted: Admitted::default(),
         });
         let (mut idle, introduction) = if receive::is_needed(&self.gateway, arrival) {

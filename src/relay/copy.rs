@@ -5,17 +5,16 @@
 //! read meanwhile. Bytes that need not be looked at, and come in bulk, are spliced; all others go
 //! through memory.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::time::Duration;
 
 use super::inbox::Inbox;
+use super::pace::{Pace, Patience, Traffic};
 use super::splice::{Batch, splice};
-use super::stream::{Fill, Stop, Stream};
+use super::stream::{Fill, Stream};
 use crate::http1::chunked::{Decoder, Encoder, Trailers};
 use crate::http1::framing::Framing;
-use crate::io::{ChunkSize, Deadline, Expired, Io, Parcel};
+use crate::io::{ChunkSize, Io, Parcel};
 use crate::limits;
 
 /// A body on its way.
@@ -27,141 +26,6 @@ pub(crate) struct Half {
     chunked_left: u64,
     /// The bytes come, or are going to come, many at a time.
     bulk: bool,
-}
-
-/// How fast a direction has to be, and who is told that it moves.
-///
-/// Two joined directions stand still when neither of them moves: an upload may wait for as long as
-/// its response goes on, and the other way round, as behind HAProxy without `independent-streams`.
-/// One that waits alone would otherwise end what is well: a backend that reads on only when it has
-/// answered, a client that sends on only when it has read.
-#[derive(Clone, Copy)]
-pub(crate) struct Pace<'a> {
-    /// That of this direction alone.
-    pub(crate) deadline: &'a Deadline,
-    pub(crate) patience: Patience,
-    /// What the directions know of each other.
-    pub(crate) traffic: &'a Traffic,
-}
-
-/// Who gives up on two directions that stand still.
-#[derive(Clone, Copy)]
-pub(crate) enum Patience {
-    /// Each direction itself, after so long, for ever without; meanwhile it looks whether its sink
-    /// is still there.
-    Within(Option<Duration>),
-    /// Somebody who watches both, and may wait for hours.
-    Watched,
-}
-
-impl Pace<'_> {
-    pub(super) fn came(self, bytes: usize) {
-        self.traffic.came(bytes);
-        self.moved();
-    }
-
-    pub(super) fn went(self, bytes: usize) {
-        let went = &self.traffic.went;
-        went.set(went.get() + bytes as u64);
-        self.moved();
-    }
-
-    fn moved(self) {
-        self.traffic.moved_ms.set(self.deadline.now_ms());
-    }
-
-    /// How long it may go on like this; `None` where both directions have stood still for too
-    /// long, or everything is over.
-    fn left(self) -> Option<Duration> {
-        let idle = match self.patience {
-            Patience::Within(idle) => idle.unwrap_or(FOR_EVER),
-            Patience::Watched => return None,
-        };
-        self.deadline.left(self.traffic.moved_ms.get(), idle)
-    }
-
-    /// Begins a wait for the source.
-    pub(super) fn begins(self) {
-        self.deadline.set(match self.patience {
-            Patience::Within(idle) => Some(next_look(idle)),
-            Patience::Watched => None,
-        });
-    }
-
-    /// Has a wait for the source go on that was in vain only because of its own deadline. Nothing
-    /// is sent meanwhile, so nothing but a look tells whether the sink `is_lost`.
-    pub(super) fn goes_on(
-        self,
-        stop: Stop,
-        is_lost: impl FnOnce() -> bool,
-    ) -> Result<(), RelayEnd> {
-        match (stop, self.left()) {
-            (Stop::Lost, _) => Err(RelayEnd::SourceLost),
-            (Stop::Expired, _) if is_lost() => Err(RelayEnd::SinkLost),
-            (Stop::Expired, None) => Err(RelayEnd::SourceStalled),
-            (Stop::Expired, left) => {
-                self.deadline.set(Some(next_look(left)));
-                Ok(())
-            }
-        }
-    }
-
-    /// Time between two looks whether a sink that takes nothing has acknowledged anything.
-    fn sink_look(self) -> Option<Duration> {
-        match self.patience {
-            Patience::Within(idle) => idle.map(|idle| idle / limits::BODY_IDLE_LOOKS),
-            Patience::Watched => None,
-        }
-    }
-}
-
-/// More than anybody waits.
-pub(crate) const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// Time to the next look whether somebody is still there who is neither sent nor asked anything,
-/// where there is so much time left, or no end to it.
-pub(crate) fn next_look(left: Option<Duration>) -> Duration {
-    let look = Duration::from_millis(limits::LOST_LOOK_MS);
-    left.map_or(look, |left| left.min(look))
-}
-
-/// What both directions of two joined connections know of each other.
-#[derive(Default)]
-pub(crate) struct Traffic {
-    /// Bytes of both together.
-    came: Cell<u64>,
-    went: Cell<u64>,
-    /// When either moved last.
-    moved_ms: Cell<u64>,
-    /// A send to the backend was told that the connection is lost. The kernel tells of that once,
-    /// so the end that a receive finds then is no end of a body.
-    backend_lost: Cell<bool>,
-}
-
-impl Traffic {
-    pub(super) fn came(&self, bytes: usize) {
-        self.came.set(self.came.get() + bytes as u64);
-    }
-
-    /// Bytes that have come from either side.
-    pub(super) fn came_bytes(&self) -> u64 {
-        self.came.get()
-    }
-
-    /// A number that changes whenever anything moves.
-    pub(super) fn moved(&self) -> u64 {
-        self.came.get() + self.went.get()
-    }
-
-    /// Whether everything that came has gone on.
-    pub(super) fn is_settled(&self) -> bool {
-        self.came.get() == self.went.get()
-    }
-
-    /// A send to the backend told whether the connection is lost.
-    pub(crate) fn set_backend_lost(&self, lost: bool) {
-        self.backend_lost.set(lost);
-    }
 }
 
 /// What is still to come, by how it is delimited.
@@ -190,6 +54,8 @@ pub(crate) enum RelayEnd {
     SourceLost,
     /// The source sent nothing, and nothing else moved, for too long.
     SourceStalled,
+    /// The source is a client that sends too slowly.
+    SourceSlow,
     /// The source's chunked framing is broken.
     SourceGarbled,
     /// The source sends more than it may.
@@ -200,6 +66,8 @@ pub(crate) enum RelayEnd {
     SinkReset,
     /// The sink took nothing, and nothing else moved, for too long.
     SinkStalled,
+    /// The sink is a client that reads too slowly.
+    SinkSlow,
 }
 
 impl Half {
@@ -364,7 +232,7 @@ pub(crate) async fn relay<I: Io>(
         }
         half.load(&mut from.inbox, parcel)?;
         if parcel.is_empty() && !half.is_done() {
-            if matches!(pace.patience, Patience::Watched) {
+            if matches!(pace.traffic.patience, Patience::Watched) {
                 // Who may be idle for hours keeps no memory meanwhile.
                 *parcel = Parcel::default();
             }
@@ -398,7 +266,7 @@ async fn advance<I: Io>(
     match filled {
         Fill::Bytes => {
             let bytes = from.inbox.bytes().len();
-            pace.came(bytes);
+            pace.came(bytes)?;
             // A full chunk: there is more where that came from.
             half.bulk = bytes >= limits::LARGE_CHUNK_BYTES;
             Ok(())
@@ -416,7 +284,7 @@ pub(crate) async fn send<I: Io>(
 ) -> Result<(), RelayEnd> {
     let sending = io.send(to, std::mem::take(parcel));
     let sent = see_through(io, to, sending, pace).await;
-    let (sent, returned) = sent.map_err(|Expired| RelayEnd::SinkStalled)?;
+    let (sent, returned) = sent?;
     *parcel = returned;
     parcel.clear();
     sent.map_err(|error| match is_told_of_loss(&error) {
@@ -435,30 +303,38 @@ pub(crate) fn is_told_of_loss(error: &io::Error) -> bool {
     )
 }
 
-/// Waits for the end of a send, or for room for one, for as long as the peer takes anything: a slow
-/// reader is not one that reads nothing.
+/// Waits for the end of a send, or for room for one, for as long as the peer takes anything, and a
+/// client enough: a slow reader is not one that reads nothing.
 pub(crate) async fn see_through<I: Io, T>(
     io: &I,
     to: &I::Socket,
     mut sending: impl Future<Output = T> + Unpin,
     pace: Pace<'_>,
-) -> Result<T, Expired> {
+) -> Result<T, RelayEnd> {
     // Almost no send is still under way at the first look, so what was acknowledged before it is
     // not known, and the peer is taken to have moved.
     let look = pace.sink_look();
-    let mut seen = None;
+    let mut seen: Option<(u64, u64)> = None;
     loop {
         pace.deadline.set(look);
         if let Ok(sent) = pace.deadline.guard(&mut sending).await {
             return Ok(sent);
         }
-        let acknowledged = Some(io.acknowledged(to));
-        if seen != acknowledged {
-            seen = acknowledged;
-            pace.moved();
-        } else if pace.left().is_none() {
-            return Err(Expired);
+        let (acknowledged, now_ms) = (io.acknowledged(to), pace.deadline.now_ms());
+        match seen {
+            Some((before, _)) if before == acknowledged => {
+                if pace.left().is_none() {
+                    return Err(RelayEnd::SinkStalled);
+                }
+                continue;
+            }
+            Some((before, at_ms)) => {
+                pace.took(acknowledged.wrapping_sub(before), now_ms - at_ms)?
+            }
+            None => {}
         }
+        seen = Some((acknowledged, now_ms));
+        pace.moved();
     }
 }
 

@@ -9,7 +9,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::copy::{Half, Pace, Patience, RelayEnd, Traffic, next_look, relay};
+use super::copy::{Half, RelayEnd, relay};
+use super::pace::{ClientSide, Pace, Patience, Traffic, next_look};
 use super::stream::Stream;
 use crate::io::{Deadline, Io, Parcel, Wheel};
 use crate::limits;
@@ -90,7 +91,7 @@ impl<I: Io> Flow<'_, I> {
         } = self;
         let io = client.io.clone();
         let (downlink, uplink) = (client.socket.clone(), backend.socket.clone());
-        let traffic = Traffic::default();
+        let traffic = Traffic::new(Patience::Watched, None);
         traffic.came(greeting.len());
         traffic.came(client.inbox.bytes().len());
         traffic.came(backend.inbox.bytes().len());
@@ -98,7 +99,7 @@ impl<I: Io> Flow<'_, I> {
         let unlimited = wheel.deadline();
         let pace = Pace {
             deadline: &unlimited,
-            patience: Patience::Watched,
+            client: ClientSide::Neither,
             traffic: &traffic,
         };
         if !backend.inbox.is_empty() {
@@ -388,7 +389,7 @@ mod tests {
     ) -> T {
         let mut upload = pin!(pending());
         let mut download = pin!(pending());
-        let traffic = Traffic::default();
+        let traffic = Traffic::new(Patience::Watched, None);
         let directions = Directions {
             upload: Direction {
                 future: upload.as_mut(),

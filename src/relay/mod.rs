@@ -3,14 +3,15 @@
 mod copy;
 mod flow;
 mod inbox;
+mod pace;
+mod rate;
 mod splice;
 mod stream;
 
-pub(crate) use copy::{
-    FOR_EVER, Half, Pace, Patience, RelayEnd, Traffic, is_told_of_loss, next_look, relay,
-    see_through, send,
-};
+pub(crate) use copy::{Half, RelayEnd, is_told_of_loss, relay, see_through, send};
 pub use flow::FlowOptions;
 pub(crate) use flow::{Flow, FlowEnd};
 pub(crate) use inbox::Inbox;
+pub(crate) use pace::{ClientSide, FOR_EVER, Pace, Patience, Traffic, next_look};
+pub use rate::MinRate;
 pub(crate) use stream::{Fill, Stop, Stream};

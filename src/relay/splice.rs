@@ -7,9 +7,10 @@ use std::io::{self, ErrorKind};
 use std::pin::pin;
 use std::time::Duration;
 
-use super::copy::{Pace, RelayEnd, see_through};
+use super::copy::{RelayEnd, see_through};
+use super::pace::Pace;
 use super::stream::Stream;
-use crate::io::{Expired, Io, Pipe};
+use crate::io::{Io, Pipe};
 use crate::limits;
 
 /// What a batch came to.
@@ -58,7 +59,7 @@ pub(super) async fn splice<I: Io>(
         }
     };
     took(moved);
-    pace.came(moved);
+    pace.came(moved)?;
     empty(&from.io, pipe, to, pace).await?;
     Ok(Batch::Moved)
 }
@@ -75,7 +76,7 @@ async fn empty<I: Io>(
         if let Ok(None) = moved {
             let moving = pin!(move_later(io, to, || io.splice_out(&mut pipe, to)));
             let later = see_through(io, to, moving, pace).await;
-            moved = later.map_err(|Expired| RelayEnd::SinkStalled)?.map(Some);
+            moved = later?.map(Some);
         }
         match moved {
             Ok(moved) => pace.went(moved.unwrap_or(0)),
@@ -113,7 +114,7 @@ mod tests {
     use crate::io::{
         self as engine, BufferOptions, ChunkSize, Epoll, Expect, Parcel, Uring, Wheel,
     };
-    use crate::relay::{Patience, Traffic};
+    use crate::relay::{ClientSide, Patience, Traffic};
 
     async fn pair<I: Io>(io: &I) -> (I::Socket, I::Socket) {
         let socket = engine::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -129,10 +130,13 @@ mod tests {
         const MESSAGE: [u8; limits::SPLICE_BATCH_BYTES_MIN] = [b'x'; _];
         let exchange = async |io: I| {
             let ((client, from), (to, backend)) = (pair(&io).await, pair(&io).await);
-            let (mut from, traffic) = (Stream::new(io.clone(), from), Traffic::default());
+            let (mut from, traffic) = (
+                Stream::new(io.clone(), from),
+                Traffic::new(Patience::Watched, None),
+            );
             let pace = Pace {
                 deadline: &Wheel::default().deadline(),
-                patience: Patience::Watched,
+                client: ClientSide::Neither,
                 traffic: &traffic,
             };
             for round in 0..20 {

@@ -9,7 +9,7 @@ use crate::health::FleetHealth;
 use crate::http1;
 use crate::limits;
 use crate::proxy_protocol;
-use crate::relay::FlowOptions;
+use crate::relay::{FlowOptions, MinRate};
 use crate::upstream;
 
 /// The fleet, all of it up so far.
@@ -27,6 +27,7 @@ pub(super) fn http(config: &Config) -> http1::Options {
         idle_timeout: config.timeouts.idle,
         response_timeout: config.timeouts.response,
         body_idle_timeout: config.timeouts.body_idle,
+        min_rate: min_rate(config),
         // Who only waits out his grace is not to be cut.
         drain_grace: Duration::from_millis(limits::DRAIN_GRACE_MS).min(config.timeouts.drain / 2),
         clients: Clients::new(config.clients),
@@ -39,6 +40,16 @@ pub(super) fn http(config: &Config) -> http1::Options {
             send: config.send_proxy,
         },
     }
+}
+
+/// Behind each time in which a body may be idle.
+fn min_rate(config: &Config) -> Option<MinRate> {
+    let window = config.timeouts.body_idle;
+    let rate = |bytes_per_s| MinRate {
+        bytes_per_s,
+        window: window.unwrap_or(Duration::from_millis(limits::BODY_IDLE_TIMEOUT_MS)),
+    };
+    config.clients.body_rate_min.map(rate)
 }
 
 /// The options of flows: TCP sessions and tunnels.

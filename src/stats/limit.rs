@@ -15,13 +15,17 @@ pub enum Limit {
     HeadTime,
     /// Nothing came of a body for too long.
     BodyTime,
+    /// A body came too slowly.
+    BodyRate,
     /// A client took nothing of its response for too long.
     ReadTime,
+    /// A client took its response too slowly.
+    ReadRate,
 }
 
 impl Limit {
     /// How many there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 9;
 
     /// All of them, in the order of their counters.
     pub const ALL: [Self; Self::COUNT] = [
@@ -31,7 +35,9 @@ impl Limit {
         Self::Rate,
         Self::HeadTime,
         Self::BodyTime,
+        Self::BodyRate,
         Self::ReadTime,
+        Self::ReadRate,
     ];
 }
 

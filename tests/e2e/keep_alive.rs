@@ -1,9 +1,10 @@
 //! Many requests on one connection: pipelines, HTTP/1.0, closes asked for, half-closed clients.
 
+use std::io::Write;
 use std::time::Duration;
 
 use crate::support::{
-    Checker, Client, Engine, Origin, Pattern, Proxy, answer, eventually, get, ok, pause,
+    Checker, Client, Engine, Origin, Pattern, Proxy, answer, eventually, get, now, ok, pause,
 };
 
 on_both_engines! {
@@ -20,6 +21,9 @@ on_both_engines! {
     a_backend_that_closes_does_not_close_the_client,
     a_half_closed_client_gets_its_answer,
     a_half_closed_client_gets_all_its_answers,
+    a_connection_serves_as_many_requests_as_it_may,
+    an_old_connection_is_closed_behind_its_next_response,
+    a_pipeline_is_read_as_it_is_answered,
 }
 
 fn pipelined_requests_are_answered_in_order(engine: Engine) {
@@ -280,5 +284,72 @@ fn a_half_closed_client_gets_all_its_answers(engine: Engine) {
     }
     client.expect_close();
     drop((client, origin));
+    proxy.finish();
+}
+
+fn a_connection_serves_as_many_requests_as_it_may(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before_with(engine, &origin, &["--keep-alive-requests", "3"]);
+    let mut client = Client::connect(proxy.address);
+    for _ in 0..2 {
+        let response = client.get("/").expect_status(200);
+        assert!(!response.head.connection_says("close"));
+    }
+    // What is behind the last one in a pipeline is not served, and the backend's connection lives.
+    client.send([get("/last"), get("/more")].concat());
+    let last = client.response().expect_status(200);
+    assert!(last.head.connection_says("close"));
+    client.expect_close();
+    assert_eq!((origin.requests().len(), origin.accepted()), (3, 1));
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn an_old_connection_is_closed_behind_its_next_response(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before_with(engine, &origin, &["--keep-alive-age", "1s"]);
+    let mut client = Client::connect(proxy.address);
+    let young = client.get("/").expect_status(200);
+    assert!(!young.head.connection_says("close"));
+    pause(Duration::from_millis(1_200));
+    let old = client.get("/").expect_status(200);
+    assert!(old.head.connection_says("close"));
+    client.expect_close();
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// However many requests a client sends ahead, they wait in the kernel until it is their turn.
+fn a_pipeline_is_read_as_it_is_answered(engine: Engine) {
+    const REQUESTS: usize = 100_000;
+    let origin = Origin::start(|conversation| {
+        if conversation.request().is_some() {
+            conversation.pass_gate();
+            conversation.send(ok(b""));
+        }
+    });
+    let proxy = Proxy::before_with(engine, &origin, &["--response-timeout", "off"]);
+    let mut client = Client::connect(proxy.address);
+    let mut ahead = client.wire().writer();
+    ahead.set_nonblocking(true).expect("the socket is open");
+    let pipeline = get("/").repeat(REQUESTS);
+    eventually("the first to be under way", || {
+        let _ = ahead.write(pipeline.as_bytes());
+        origin.requests().len() == 1
+    });
+    let before = proxy.resident_bytes();
+    let mut sent = 0;
+    let began = now();
+    while began.elapsed() < Duration::from_secs(1) {
+        sent += ahead.write(pipeline.as_bytes()).unwrap_or(0);
+        pause(Duration::from_millis(10));
+    }
+    let grown = proxy.resident_bytes().saturating_sub(before);
+    assert!(
+        grown < 1024 * 1024,
+        "{grown} bytes more for {sent} sent ahead"
+    );
+    origin.open_gate();
+    drop((ahead, client, origin));
     proxy.finish();
 }

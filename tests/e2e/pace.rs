@@ -20,6 +20,9 @@ on_both_engines! {
     a_slow_reader_gets_all_of_it,
     a_reader_that_reads_nothing_is_reset,
     a_backend_that_reads_slowly_gets_all_of_it,
+    a_trickle_is_no_upload,
+    a_trickle_is_an_upload_where_no_rate_is_asked_for,
+    a_reader_that_is_too_slow_is_reset,
 }
 
 /// What the deadlines below are set to; how soon they come and how late, on a loaded machine.
@@ -321,4 +324,79 @@ fn read_slowly_at_first(wire: &mut Wire, framing: Framing) -> u64 {
 #[track_caller]
 fn in_time(took: Duration) {
     assert!(took >= SOONEST && took < LATEST, "it came after {took:?}");
+}
+
+/// Each byte comes long before the body is idle, and yet together they are too few.
+fn a_trickle_is_no_upload(engine: Engine) {
+    let origin = Origin::start(|conversation| {
+        let head = conversation.head().expect("the request begins");
+        assert_eq!(conversation.body(&head, |_| ()), Err(Broken::Cut));
+    });
+    let proxy = Proxy::before_with(engine, &origin, &IMPATIENT);
+    for framing in ["Content-Length: 1000000", "Transfer-Encoding: chunked"] {
+        let mut client = Client::connect(proxy.address);
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
+        let began = now();
+        while !client.wire().has_input() {
+            let piece = if framing.contains("chunked") {
+                "1\r\nx\r\n"
+            } else {
+                "x"
+            };
+            if client.wire().try_send(piece.as_bytes()).is_err() {
+                break;
+            }
+            pause(Duration::from_millis(100));
+        }
+        in_time(began.elapsed());
+        let response = client.response().expect_status(408);
+        assert_eq!(response.text(), "fastlb: request body too slow\n");
+        eventually("the backend to be left", || origin.open() == 0);
+    }
+    drop(origin);
+    proxy.finish();
+}
+
+fn a_trickle_is_an_upload_where_no_rate_is_asked_for(engine: Engine) {
+    let origin = Origin::named("a");
+    let options = [&IMPATIENT[..], &["--min-body-rate", "off"]].concat();
+    let proxy = Proxy::before_with(engine, &origin, &options);
+    let mut client = Client::connect(proxy.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n");
+    for _ in 0..20 {
+        client.send("x");
+        pause(Duration::from_millis(100));
+    }
+    client.response().expect_status(200);
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// It reads all the time, and never fast enough.
+fn a_reader_that_is_too_slow_is_reset(engine: Engine) {
+    let origin = Origin::start(send_pattern);
+    let fast = ["--min-body-rate", "10MiB", "--body-idle-timeout", SLOW_IDLE];
+    let options = [&fast[..], &["--log-level", "debug"]].concat();
+    let proxy = Proxy::before_with(engine, &origin, &options);
+    let mut client = Client::connect_with_buffer(proxy.address, BUFFER_BYTES);
+    client.wire().read_at_most(READ_BYTES);
+    client.send(get("/"));
+    let asked = now();
+    let head = client.wire().head().expect("the response begins");
+    let framing = head.response_framing("GET").expect("its framing is sound");
+    let mut length = 0;
+    let whole = client.wire().body(framing, |piece| {
+        length += piece.len() as u64;
+        pause(BETWEEN_READS);
+    });
+    assert_eq!(whole, Err(Broken::Cut));
+    assert!(length < LARGE / 4, "{length} of {LARGE} bytes");
+    assert!(asked.elapsed() >= SOONEST);
+    let words = "end=client reads too slowly, body";
+    eventually(words, || {
+        proxy.log().iter().any(|line| line.contains(words))
+    });
+    eventually("the backend to be left", || origin.open() == 0);
+    drop((client, origin));
+    proxy.finish();
 }

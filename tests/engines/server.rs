@@ -357,6 +357,7 @@ fn what_limits_end_is_counted_by_reason(engine: EngineChoice) {
         config.clients = ClientLimits {
             body_bytes_max: Some(10),
             connections_max: Some(1),
+            request_rate: Some("3/m".parse().unwrap()),
             ..ClientLimits::default()
         };
         config.timeouts.header = Some(Duration::from_millis(200));
@@ -395,6 +396,14 @@ fn what_limits_end_is_counted_by_reason(engine: EngineChoice) {
         let outside = TcpStream::connect(address);
         expected[Limit::Connections as usize] += 1;
         eventually("a refusal", || server.stats().totals().limited == expected);
+        // Two requests of the table were understood.
+        for _ in 0..2 {
+            (&inside)
+                .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                .unwrap();
+        }
+        expected[Limit::Rate as usize] += 1;
+        eventually("the rate", || server.stats().totals().limited == expected);
         drop((inside, outside));
         stop(server);
     });

@@ -176,6 +176,7 @@ pub(super) fn http(rng: &mut fastrand::Rng) -> Options {
         idle_timeout: Some(Duration::from_millis(3_000)),
         response_timeout: Some(Duration::from_millis(2_000)),
         body_idle_timeout: Some(Duration::from_millis(2_000)),
+        min_rate: None,
         drain_grace: Duration::from_millis(300),
         clients: Clients::new(ClientLimits::default()),
         trusted: Vec::new(),

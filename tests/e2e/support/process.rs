@@ -163,6 +163,15 @@ impl Process {
             .sum()
     }
 
+    /// Bytes of its memory that are there.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+        kib.expect("Linux says it in KiB") * 1024
+    }
+
     /// Waits until it has `count` descriptors open.
     #[track_caller]
     pub(crate) fn wait_descriptors(&self, count: usize) {

@@ -126,6 +126,10 @@ impl Proxy {
         self.process.cpu_ticks()
     }
 
+    pub(crate) fn resident_bytes(&self) -> usize {
+        self.process.resident_bytes()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         self.process.signal(name);
     }
