@@ -44,6 +44,7 @@ mod proxy_in;
 mod proxy_out;
 mod rewrite;
 mod round_robin;
+mod slow_clients;
 mod strict;
 mod tcp;
 mod unix;
