@@ -1,0 +1,4 @@
+//! `fastlb_fuzz::response_stream`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fastlb_fuzz::response_stream(input));
