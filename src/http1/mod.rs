@@ -15,8 +15,12 @@ mod request;
 mod response;
 pub mod rewrite;
 mod session;
-#[cfg(test)]
-mod simulation;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, unused_imports, reason = "the tests alone use some of it")
+)]
+pub mod simulation;
 
 pub(crate) use gateway::Gateway;
 pub use gateway::Options;

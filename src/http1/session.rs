@@ -201,7 +201,7 @@ impl<I: Io> Sessions<I> {
     }
 
     /// Exchanges whose memory is kept.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn spare(&self) -> usize {
         self.spare.borrow().len()
     }

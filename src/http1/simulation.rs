@@ -12,6 +12,7 @@ mod backend;
 mod client;
 mod fleet;
 mod flow;
+mod hostile;
 mod ledger;
 mod message;
 mod scenario;
@@ -31,6 +32,7 @@ use tokio::sync::mpsc;
 use self::backend::Backend;
 use self::client::Client;
 use self::fleet::{Control, Counted};
+pub use self::hostile::session;
 use self::ledger::Ledger;
 use self::scenario::Scenario;
 use self::worker::Worker;
@@ -127,7 +129,11 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
     }
 
     fn new(seed: u64) -> (Self, Control) {
-        let scenario = Rc::new(Scenario::of(seed));
+        Self::of(seed, Scenario::of(seed))
+    }
+
+    fn of(seed: u64, scenario: Scenario) -> (Self, Control) {
+        let scenario = Rc::new(scenario);
         let world = World::new(seed, scenario.network, scenario.buffers);
         let io = Sim::<ATTENDED>(world.clone());
         let counters = Arc::new(WorkerCounters::new(scenario.backends));
@@ -172,11 +178,8 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
     /// The run, from the first connection until nothing is left.
     async fn live(self, control: Control) -> Sums {
         let world = self.world.clone();
-        let Worker { gateway, door, .. } = &self.worker;
-        let listener = world.bind(front());
         let hosts = self.start_backends();
-        world.executor.spawn(control.run(hosts));
-        self.worker.start(&listener);
+        let listener = self.open(control, hosts);
         self.start_clients();
 
         if let Some(drain_ms) = self.scenario.drain_ms {
@@ -185,6 +188,21 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
         } else {
             self.until("clients", || self.clients.get() == 0).await;
         }
+        self.close(listener).await
+    }
+
+    /// The worker listens, and the fleet is judged.
+    fn open(&self, control: Control, hosts: Vec<Rc<Host>>) -> Rc<Host> {
+        let listener = self.world.bind(front());
+        self.world.executor.spawn(control.run(hosts));
+        self.worker.start(&listener);
+        listener
+    }
+
+    /// Drains until nothing is left.
+    async fn close(self, listener: Rc<Host>) -> Sums {
+        let world = self.world.clone();
+        let Worker { gateway, door, .. } = &self.worker;
         self.ledger.draining.set(true);
         gateway.drain();
         door.close();

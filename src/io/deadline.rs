@@ -145,7 +145,7 @@ impl Wheel {
     }
 
     /// Deadlines that there are, set or not.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn deadlines(&self) -> usize {
         self.0.slots.borrow().entries.len()
     }

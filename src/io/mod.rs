@@ -10,7 +10,11 @@ pub mod epoll;
 mod parcel;
 mod pipe;
 mod queue;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the tests alone use some of it")
+)]
 pub(crate) mod sim;
 mod sys;
 mod turns;
