@@ -118,10 +118,7 @@ fn relay(
             let taken = length.min(bytes.len());
             (bytes[..taken].to_vec(), taken, taken == length)
         }
-        Framing::Chunked => match decode(bytes, lengths(cuts)) {
-            Ok(found) => found,
-            Err(_) => (Vec::new(), 0, false),
-        },
+        Framing::Chunked => decode(bytes, lengths(cuts)).unwrap_or_default(),
         Framing::Close => (bytes.to_vec(), bytes.len(), true),
     };
     match sent {
