@@ -46,7 +46,7 @@ list() {
 minimise() { # TARGET
     local corpus=fuzz/corpus/$1 found=$work/$1 least=$work/$1.least input hash
     mkdir -p "$corpus" "$least"
-    "${fuzz[@]}" run --sanitizer "$sanitizer" "$1" "$least" "$corpus" "$found" -- -merge=1 \
+    "${fuzz[@]}" run --sanitizer "$sanitizer" "$1" "$least" "$corpus" "$found" -- -set_cover_merge=1 \
         -use_counters=0 -max_len="$BYTES_MAX" >"$work/merge.log" 2>&1 ||
         fail "no merge: $(tail -n 3 "$work/merge.log")"
     for input in "$corpus"/*; do
