@@ -52,9 +52,9 @@ impl Pace<'_> {
             return Ok(());
         };
         let waited_ms = self.deadline.now_ms() - self.traffic.waits_since_ms.get();
+        let is_fast = self.traffic.uploaded.note(bytes as u64, waited_ms, least);
         // A client may say little for as long as it is answered meanwhile.
-        let is_alone = !self.traffic.answering.get();
-        match self.traffic.uploaded.note(bytes as u64, waited_ms, least) || !is_alone {
+        match is_fast || self.traffic.answering.get() {
             true => Ok(()),
             false => Err(RelayEnd::SourceSlow),
         }

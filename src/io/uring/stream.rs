@@ -14,7 +14,7 @@ use socket2::SockAddr;
 
 use super::Ring;
 use super::op::{Completion, Data, Op};
-use crate::io::{Address, Parcel, sys};
+use crate::io::{Address, Parcel, moved, sys};
 
 /// An operation and what is made of its completion. Boxing it would cost an allocation a send.
 struct Then<D: Data, F> {
@@ -161,15 +161,12 @@ pub(super) fn send(
     parcel: Parcel,
 ) -> impl Future<Output = (io::Result<()>, Parcel)> + Unpin {
     let sent = match ring.takes_sends_at_once() {
-        true => sys::send(socket, &parcel.lead, parcel.body()),
-        false => Ok(0),
+        true => moved(sys::send(socket, &parcel.lead, parcel.body())),
+        false => Ok(None),
     };
-    match sent {
+    match sent.map(Option::unwrap_or_default) {
         Ok(sent) if sent < parcel.len() => Send::UnderWay(send_rest(ring, socket, parcel, sent)),
         Ok(_) => Send::Ended(Some((Ok(()), parcel))),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Send::UnderWay(send_rest(ring, socket, parcel, 0))
-        }
         Err(error) => Send::Ended(Some((Err(error), parcel))),
     }
 }
