@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use super::number_and_unit;
+
 /// The text is no time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
@@ -45,10 +47,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     if text == "off" {
         return Err(DurationError::Off);
     }
-    let digits_end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .ok_or(DurationError::Form)?;
-    let (number, unit) = text.split_at(digits_end);
+    let (number, unit) = number_and_unit(text).ok_or(DurationError::Form)?;
     // A number of 32 bits, so that the longest time in milliseconds is far from overflow.
     let number = u64::from(number.parse::<u32>().map_err(|_| DurationError::Form)?);
     match unit {

@@ -159,3 +159,9 @@ impl Default for Timeouts {
         }
     }
 }
+
+/// Takes a quantity apart: its digits, and the unit behind them; `None` without a unit.
+fn number_and_unit(text: &str) -> Option<(&str, &str)> {
+    let digits_end = text.find(|c: char| !c.is_ascii_digit())?;
+    Some(text.split_at(digits_end))
+}

@@ -3,6 +3,8 @@
 //! One whole number with one unit of powers of 1024; no sums, no fractions, no number without a
 //! unit.
 
+use super::number_and_unit;
+
 /// The text is no size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
@@ -23,10 +25,7 @@ pub fn parse_size_limit(text: &str) -> Result<Option<u64>, SizeError> {
     if text == "off" {
         return Ok(None);
     }
-    let digits_end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .ok_or(SizeError::Form)?;
-    let (number, unit) = text.split_at(digits_end);
+    let (number, unit) = number_and_unit(text).ok_or(SizeError::Form)?;
     let shift = match unit {
         "B" => 0,
         "KiB" => 10,
