@@ -228,8 +228,8 @@ fn the_last_that_is_up_is_not_ejected() {
     assert_eq!(fleet.health(id(0)), Health::Up);
 }
 
-#[test]
-fn checks_that_pass_readmit_who_could_not_be_connected_to() {
+/// Three that were up, of which the first is ejected for refused connections.
+fn fleet_with_one_refusing() -> FleetHealth {
     let mut fleet = fleet(3);
     for index in 0..3 {
         fleet.take(passed(index), 0);
@@ -237,6 +237,12 @@ fn checks_that_pass_readmit_who_could_not_be_connected_to() {
     for _ in 0..EJECT.after {
         fleet.take(refused(0), 0);
     }
+    fleet
+}
+
+#[test]
+fn checks_that_pass_readmit_who_could_not_be_connected_to() {
+    let mut fleet = fleet_with_one_refusing();
     assert_eq!(fleet.health(id(0)), Health::Ejected);
     assert!(fleet.is_changing(id(0)), "it may come back soon");
     assert_eq!(fleet.take(passed(0), 1), []);
@@ -257,13 +263,7 @@ fn checks_that_pass_readmit_who_could_not_be_connected_to() {
 
 #[test]
 fn who_is_down_and_ejected_is_checked_no_faster_than_who_is_down() {
-    let mut fleet = fleet(3);
-    for index in 0..3 {
-        fleet.take(passed(index), 0);
-    }
-    for _ in 0..EJECT.after {
-        fleet.take(refused(0), 0);
-    }
+    let mut fleet = fleet_with_one_refusing();
     for _ in 0..CHECK.fall {
         fleet.take(failed(0), 1);
     }
