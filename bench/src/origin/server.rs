@@ -143,27 +143,29 @@ impl Server {
     }
 
     fn serve_bulk(&mut self) {
-        if let Some(Waiter { key, serial }) = self.bulk.pop_front()
-            && let Some(client) = self.clients.get_mut(key)
-            && client.serial == serial
+        if let Some(waiter) = self.bulk.pop_front()
+            && let Some(client) = client(&mut self.clients, waiter)
         {
             client.queued = false;
             // Its events were passed over meanwhile, the end of its side among them.
-            self.serve(key, true);
+            self.serve(waiter.key, true);
         }
     }
 
     fn wake_delayed(&mut self) {
         while let Some(waiter) = self.delays.pop_due() {
-            let Some(client) = self.clients.get_mut(waiter.key) else {
-                continue;
-            };
-            if client.serial == waiter.serial {
+            if let Some(client) = client(&mut self.clients, waiter) {
                 client.session.delay_is_over(&self.replies);
                 self.serve(waiter.key, false);
             }
         }
     }
+}
+
+/// Who waits, unless it has gone meanwhile and another has its key.
+fn client(clients: &mut Slab<Client>, waiter: Waiter) -> Option<&mut Client> {
+    let client = clients.get_mut(waiter.key)?;
+    (client.serial == waiter.serial).then_some(client)
 }
 
 /// One connection.
