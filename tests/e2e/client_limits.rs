@@ -75,10 +75,7 @@ fn a_chunked_body_of_just_that_length_passes(engine: Engine) {
 }
 
 fn a_chunked_body_is_counted_while_it_comes(engine: Engine) {
-    let origin = Origin::start(|conversation| {
-        let head = conversation.head().expect("the request begins");
-        assert_eq!(conversation.body(&head, |_| ()), Err(Broken::Cut));
-    });
+    let origin = Origin::of_cut_bodies();
     let proxy = Proxy::before_with(engine, &origin, &MAX_BODY);
     let mut client = Client::connect(proxy.address);
     client.send(CHUNKED);

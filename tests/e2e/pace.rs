@@ -99,10 +99,7 @@ fn upload_with_a_pause(engine: Engine, expects: bool) {
 
 /// Also where a response may take for ever.
 fn an_upload_that_stalls_is_408(engine: Engine) {
-    let origin = Origin::start(|conversation| {
-        let head = conversation.head().expect("the request begins");
-        assert_eq!(conversation.body(&head, |_| ()), Err(Broken::Cut));
-    });
+    let origin = Origin::of_cut_bodies();
     let proxy = Proxy::before_with(engine, &origin, &IMPATIENT);
     let mut client = Client::connect(proxy.address);
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf");
@@ -328,10 +325,7 @@ fn in_time(took: Duration) {
 
 /// Each byte comes long before the body is idle, and yet together they are too few.
 fn a_trickle_is_no_upload(engine: Engine) {
-    let origin = Origin::start(|conversation| {
-        let head = conversation.head().expect("the request begins");
-        assert_eq!(conversation.body(&head, |_| ()), Err(Broken::Cut));
-    });
+    let origin = Origin::of_cut_bodies();
     let proxy = Proxy::before_with(engine, &origin, &IMPATIENT);
     for framing in ["Content-Length: 1000000", "Transfer-Encoding: chunked"] {
         let mut client = Client::connect(proxy.address);

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{
-    Broken, Client, Engine, Origin, Proxy, eventually, full_listener, get, now, ok,
-};
+use crate::support::{Client, Engine, Origin, Proxy, eventually, full_listener, get, now, ok};
 
 on_both_engines! {
     connections_closed_while_idle_are_not_used,
@@ -287,10 +285,7 @@ fn a_client_that_leaves_takes_its_upstream_along(engine: Engine) {
 fn a_client_that_leaves_an_upload_cuts_it(engine: Engine) {
     let heads = ["Content-Length: 1000", "Transfer-Encoding: chunked"];
     for framing in heads {
-        let origin = Origin::start(|conversation| {
-            let head = conversation.head().expect("the request begins");
-            assert_eq!(conversation.body(&head, |_| ()), Err(Broken::Cut));
-        });
+        let origin = Origin::of_cut_bodies();
         let proxy = Proxy::before(engine, &origin);
         let client = Client::connect(proxy.address);
         client.send(format!(

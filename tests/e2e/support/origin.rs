@@ -183,6 +183,14 @@ impl Origin {
         })
     }
 
+    /// Demands of every request that its body ends too early.
+    pub(crate) fn of_cut_bodies() -> Self {
+        Self::start(|conversation| {
+            let head = conversation.head().expect("the request begins");
+            assert_eq!(conversation.body(&head, |_| ()), Err(Broken::Cut));
+        })
+    }
+
     /// What `--backends` wants to hear.
     pub(crate) fn backend(&self) -> String {
         match self.door.as_pathname() {
