@@ -87,12 +87,12 @@ class Attacker:
                 self.socket.recv(16)
 
 
-def attack(address, count, pipe):
+def attack(address, count, kinds, pipe):
     """Keeps `count` attackers inside until told to stop; then tells how long each kind held out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     epoll, by_fd, due = select.epoll(), {}, 0.0
-    attackers = [Attacker(KINDS[n % len(KINDS)], n, address) for n in range(count)]
-    closed, lives, come_again = list(attackers), {kind: [] for kind in KINDS}, True
+    attackers = [Attacker(kinds[n % len(kinds)], n, address) for n in range(count)]
+    closed, lives, come_again = list(attackers), {kind: [] for kind in kinds}, True
     while True:
         if pipe.poll(LOOK_S):
             if pipe.recv() == "stop":
@@ -208,7 +208,7 @@ def one_round(options, proxy, address, out):
     quiet = drive(options, address, f"{out}/quiet")
     ours, theirs = multiprocessing.Pipe()
     host, port = address.rsplit(":", 1)
-    arguments = ((host, int(port)), options.attackers, theirs)
+    arguments = ((host, int(port)), options.attackers, options.kinds, theirs)
     attackers = multiprocessing.Process(target=attack, args=arguments, daemon=True)
     attackers.start()
     with Peak(pid) as peak:
@@ -268,6 +268,13 @@ def show(number, result):
         print(f"  {kind}: {life['ended']} cut, the longest after {life['longest_s']} s", flush=True)
 
 
+def kinds(words):
+    chosen = words.split(",")
+    if unknown := [word for word in chosen if word not in KINDS]:
+        raise argparse.ArgumentTypeError(f"{unknown} are not among {KINDS}")
+    return chosen
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -277,6 +284,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
     parser.add_argument("--rate", type=int, default=2_000, help="honest requests a second")
     parser.add_argument("--timeout", default="3s", help="for a head, an idle client and a body")
+    parser.add_argument("--kinds", type=kinds, default=KINDS, help="of attackers, with commas between")
     parser.add_argument("--io", default="auto")
     parser.add_argument("--out", help="a new folder for rounds.json")
     parser.add_argument("bin", help="where fastlb, origin and loadgen are")

@@ -245,6 +245,8 @@ impl<I: Io> Exchange<'_, I> {
         }
         // Each direction has a deadline of its own, and looks at both before it gives up.
         let (beside, pace) = (gateway.wheel.deadline(), reception.pace());
+        // The head that went is the last that moved: the time for the body begins here.
+        pace.moved();
         let look = reception.look();
         let upload = async {
             let pace = Pace {

@@ -81,7 +81,8 @@ impl Pace<'_> {
         self.moved();
     }
 
-    pub(super) fn moved(self) {
+    /// Something moved now, on whatever way.
+    pub(crate) fn moved(self) {
         self.traffic.moved_ms.set(self.deadline.now_ms());
     }
 

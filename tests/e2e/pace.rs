@@ -11,6 +11,7 @@ use crate::support::{
 on_both_engines! {
     an_upload_may_pause_for_longer_than_a_response,
     an_upload_may_pause_behind_a_continue,
+    an_upload_may_begin_late,
     an_upload_that_stalls_is_408,
     a_response_that_stalls_after_its_upload_is_cut,
     a_response_begun_before_its_upload_ended_may_pause,
@@ -33,6 +34,11 @@ const LATEST: Duration = Duration::from_secs(6);
 const IMPATIENT: [&str; 4] = ["--response-timeout", "off", "--body-idle-timeout", SHORT];
 /// Longer than such a deadline with all its ticks.
 const PAUSE: Duration = Duration::from_millis(1_000);
+
+/// Long enough for a body to come behind the first look whether its client is there still.
+const LATE_IDLE: &str = "3s";
+const LATE_IDLE_S: Duration = Duration::from_secs(3);
+const BEHIND_A_LOOK: Duration = Duration::from_millis(2 * fastlb::limits::LOST_LOOK_MS);
 
 /// Shorter, but five of them are longer.
 const TRICKLE: Duration = Duration::from_millis(250);
@@ -93,6 +99,22 @@ fn upload_with_a_pause(engine: Engine, expects: bool) {
     pause(PAUSE);
     client.send("-last");
     assert_eq!(client.response().expect_status(200).text(), "first-last");
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// The time for a body begins with its exchange, however long the worker has been running: the body
+/// comes behind the first look, within its time.
+fn an_upload_may_begin_late(engine: Engine) {
+    let origin = Origin::named("one");
+    let proxy = Proxy::before_with(engine, &origin, &["--body-idle-timeout", LATE_IDLE]);
+    // As a worker is that has been there for longer than such a time.
+    pause(LATE_IDLE_S);
+    let mut client = Client::connect(proxy.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n");
+    pause(BEHIND_A_LOOK);
+    client.send("late");
+    client.response().expect_status(200);
     drop((client, origin));
     proxy.finish();
 }
