@@ -131,7 +131,7 @@ impl<'a, I: Io> Reception<'a, I> {
         Ok(Answered {
             status: plan.status,
             keep_alive: delivery.keep_alive,
-            reusable: plan.keep_alive && upstream.inbox.is_empty(),
+            reusable: plan.keep_alive && upstream.is_drained(),
         })
     }
 

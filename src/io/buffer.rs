@@ -81,6 +81,11 @@ impl Chunk {
         self.len as usize
     }
 
+    /// Whether the buffer has room for no more, so that more may have come than it holds.
+    pub fn is_full(&self) -> bool {
+        (self.at + self.len) as usize == self.group.chunk_bytes
+    }
+
     /// Whether everything was consumed.
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -58,6 +58,7 @@ pub(super) async fn splice<I: Io>(
             Err(_) => return Err(RelayEnd::SourceLost),
         }
     };
+    from.leaves_more = true;
     took(moved);
     pace.came(moved)?;
     empty(&from.io, pipe, to, pace).await?;

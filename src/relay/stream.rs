@@ -17,6 +17,8 @@ pub(crate) struct Stream<I: Io> {
     pub(crate) inbox: Inbox,
     /// What is under way. It outlives whoever waits for it.
     armed: Option<Armed<I>>,
+    /// What was taken from the socket last may not have been all that had come.
+    pub(super) leaves_more: bool,
 }
 
 /// The one wait for bytes of a stream.
@@ -59,6 +61,7 @@ impl<I: Io> Stream<I> {
             socket,
             inbox: Inbox::default(),
             armed: None,
+            leaves_more: false,
         }
     }
 
@@ -95,6 +98,12 @@ impl<I: Io> Stream<I> {
     /// those in the socket.
     pub(super) fn is_at_rest(&self) -> bool {
         self.inbox.is_empty() && matches!(self.armed, None | Some(Armed::Readable(_)))
+    }
+
+    /// Whether everything that has come was consumed. A receive that does not fill its chunk has
+    /// emptied the socket, so it is seldom asked.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.inbox.is_empty() && !(self.leaves_more && self.io.has_unread(&self.socket))
     }
 
     /// Waits until the socket has something to read, without reading it, until the deadline.
@@ -170,6 +179,9 @@ impl<I: Io> Stream<I> {
             Some(Armed::Readable(_)) | None => return Poll::Ready(None),
         };
         self.armed = None;
+        if let Ok(Some(chunk)) = &received {
+            self.leaves_more = chunk.is_full();
+        }
         Poll::Ready(Some(received))
     }
 }
