@@ -298,7 +298,8 @@ impl<I: Io> Exchange<'_, I> {
         counters.answered.add(1);
         counters.latency_us.add(took_us);
         gateway.counters.count_response(answered.status);
-        if answered.reusable && !self.progress.uploading.get() && !gateway.is_draining() {
+        if answered.leaves_it_in_step() && !self.progress.uploading.get() && !gateway.is_draining()
+        {
             backends.pool.put_back(upstream, gateway.wheel.now_ms());
         }
     }

@@ -59,8 +59,10 @@ pub(super) struct Answered {
     pub(super) status: u16,
     /// The client's connection goes on.
     pub(super) keep_alive: bool,
-    /// The backend's connection can serve another request.
+    /// The backend keeps its connection, and has sent nothing behind the response.
     pub(super) reusable: bool,
+    /// It began before the backend had the whole request.
+    pub(super) early: bool,
 }
 
 impl Answered {
@@ -73,6 +75,12 @@ impl Answered {
     /// that refused does not, and what one that closes would read is lost anyway.
     pub(super) fn wants_rest(&self) -> bool {
         self.status < 400 && self.reusable
+    }
+
+    /// Whether the backend's connection can serve another request. A backend that answered what it
+    /// had not read may never read it, and take the rest for its next request.
+    pub(super) fn leaves_it_in_step(&self) -> bool {
+        self.reusable && !self.early
     }
 }
 
@@ -93,12 +101,14 @@ impl<'a, I: Io> Reception<'a, I> {
     /// Brings the response to the client.
     pub(super) async fn run(mut self) -> Result<Answered, Cause> {
         let (plan, delivery) = self.final_head().await?;
+        let early = self.progress.uploading.get();
         if plan.switches() {
             // Its head waits in the parcel: it goes first through the tunnel.
             return Ok(Answered {
                 status: plan.status,
                 keep_alive: false,
                 reusable: false,
+                early: false,
             });
         }
         if plan.status >= 500 && self.elsewhere.is_some_and(|elsewhere| elsewhere()) {
@@ -132,6 +142,7 @@ impl<'a, I: Io> Reception<'a, I> {
             status: plan.status,
             keep_alive: delivery.keep_alive,
             reusable: plan.keep_alive && upstream.is_drained(),
+            early,
         })
     }
 

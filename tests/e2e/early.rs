@@ -17,6 +17,7 @@ on_both_engines! {
     an_early_final_response_ends_an_upload_that_pauses,
     a_response_may_begin_before_the_request_ends,
     an_early_acceptance_lets_the_upload_go_on,
+    a_body_that_was_not_read_is_nobody_elses_request,
 }
 
 fn continue_comes_from_the_backend(engine: Engine) {
@@ -210,8 +211,41 @@ fn a_response_may_begin_before_the_request_ends(engine: Engine) {
             .expect("it is whole");
         assert_eq!(body, b"first-last");
     }
-    assert_eq!(origin.accepted(), 1, "both sides were in step");
+    assert_eq!(
+        origin.accepted(),
+        2,
+        "whether it reads all of it, nobody knew"
+    );
     drop((client, origin));
+    proxy.finish();
+}
+
+/// A backend that answers a request and never reads its body takes that for the next request, whose
+/// answer must not become somebody else's.
+fn a_body_that_was_not_read_is_nobody_elses_request(engine: Engine) {
+    const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
+    let origin = Origin::start(|conversation| {
+        while let Some(head) = conversation.head() {
+            conversation.send(ok(head.target().as_bytes()));
+        }
+    });
+    let proxy = Proxy::before(engine, &origin);
+    let (mut first, mut second) = (
+        Client::connect(proxy.address),
+        Client::connect(proxy.address),
+    );
+    for _ in 0..20 {
+        first.send(format!(
+            "POST /shown HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+            HIDDEN.len()
+        ));
+        assert_eq!(first.response().expect_status(200).text(), "/shown");
+        first.send(HIDDEN);
+        assert_eq!(second.get("/asked").expect_status(200).text(), "/asked");
+        first.send("GET /last HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(first.response().expect_status(200).text(), "/last");
+    }
+    drop((first, second, origin));
     proxy.finish();
 }
 
@@ -247,7 +281,11 @@ fn an_early_acceptance_lets_the_upload_go_on(engine: Engine) {
         pieces.for_each(|piece| client.send(piece));
         assert_eq!(receiver.recv_timeout(PATIENCE), Ok(LENGTH));
     }
-    assert_eq!(origin.accepted(), 1, "both sides were in step");
+    assert_eq!(
+        origin.accepted(),
+        2,
+        "whether it reads all of it, nobody knew"
+    );
     drop((client, origin));
     proxy.finish();
 }
