@@ -169,6 +169,8 @@ impl<'a, I: Io> Reception<'a, I> {
                 // What came behind it waits for the client.
                 self.upstream.inbox.settle();
                 let (io, pace) = (&self.gateway.io, self.pace());
+                // Before it goes: what the client sends then may be here before its end is.
+                pace.tells();
                 let sent = relay::send(io, self.client, self.parcel, pace);
                 sent.await.map_err(cut)?;
             }

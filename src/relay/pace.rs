@@ -75,6 +75,12 @@ impl Pace<'_> {
         self.traffic.least.filter(|_| self.client == client)
     }
 
+    /// The client is told something that it may have waited for: its time begins anew.
+    pub(crate) fn tells(self) {
+        self.traffic.waits_since_ms.set(self.deadline.now_ms());
+        self.moved();
+    }
+
     pub(super) fn went(self, bytes: usize) {
         let went = &self.traffic.went;
         went.set(went.get() + bytes as u64);

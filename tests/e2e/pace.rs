@@ -24,6 +24,7 @@ on_both_engines! {
     a_trickle_is_no_upload,
     a_trickle_is_an_upload_where_no_rate_is_asked_for,
     a_reader_that_is_too_slow_is_reset,
+    the_wait_for_a_continue_is_not_the_clients,
 }
 
 /// What the deadlines below are set to; how soon they come and how late, on a loaded machine.
@@ -413,6 +414,38 @@ fn a_reader_that_is_too_slow_is_reset(engine: Engine) {
         proxy.log().iter().any(|line| line.contains(words))
     });
     eventually("the backend to be left", || origin.open() == 0);
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// A client that waits for its `100 Continue` waits for the backend: that time is not held against
+/// it.
+fn the_wait_for_a_continue_is_not_the_clients(engine: Engine) {
+    const PIECES: usize = 5;
+    const PIECE: [u8; 60] = [b'x'; 60];
+    let origin = Origin::start(|conversation| {
+        while let Some(head) = conversation.head() {
+            pause(Duration::from_millis(2_500));
+            conversation.send("HTTP/1.1 100 Continue\r\n\r\n");
+            if conversation.body(&head, |_| ()).is_err() {
+                return;
+            }
+            conversation.send(ok(b"taken"));
+        }
+    });
+    let options = ["--body-idle-timeout", LATE_IDLE, "--min-body-rate", "100B"];
+    let proxy = Proxy::before_with(engine, &origin, &options);
+    let mut client = Client::connect(proxy.address);
+    client.send(format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        PIECES * PIECE.len()
+    ));
+    client.response().expect_status(100);
+    for _ in 0..PIECES {
+        client.send(PIECE);
+        pause(Duration::from_millis(200));
+    }
+    assert_eq!(client.response().expect_status(200).text(), "taken");
     drop((client, origin));
     proxy.finish();
 }
