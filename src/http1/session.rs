@@ -171,7 +171,7 @@ impl<I: Io> Sessions<I> {
         let Client {
             stream, deadline, ..
         } = client;
-        if begins_request(&mut stream.inbox) {
+        if begins_request(&stream.inbox) {
             // It came together with the header of the connection.
             return true;
         }
@@ -179,15 +179,12 @@ impl<I: Io> Sessions<I> {
         let mut filled = Err(Stop::Expired);
         if !self.gateway.is_draining() {
             deadline.set_interruptible(self.gateway.options.idle_timeout);
-            filled = stream.fill(ChunkSize::Small, deadline).await;
-            while filled == Ok(Fill::Bytes) && !begins_request(&mut stream.inbox) {
-                filled = stream.fill(ChunkSize::Small, deadline).await;
-            }
+            filled = fill_with_request(stream, deadline).await;
         }
         if filled == Err(Stop::Expired) && self.gateway.is_draining() {
             // A request may be on its way, or have come with the connection out of the queue.
             deadline.set(Some(self.gateway.options.drain_grace));
-            filled = stream.fill(ChunkSize::Small, deadline).await;
+            filled = fill_with_request(stream, deadline).await;
         }
         filled == Ok(Fill::Bytes)
     }
@@ -302,7 +299,7 @@ async fn serve<I: Io>(
         let after = exchange(gateway, &mut client, scratch).await;
         scratch.clear();
         match after {
-            After::Keep if !begins_request(&mut client.stream.inbox) => return Some(client),
+            After::Keep if !begins_request(&client.stream.inbox) => return Some(client),
             After::Keep => {}
             After::Close => return None,
             After::Linger => {
@@ -317,13 +314,22 @@ async fn serve<I: Io>(
     }
 }
 
-/// Whether a request has begun. The empty line that some clients send behind a body begins none,
-/// and is dropped (RFC 9112 section 2.2).
-fn begins_request(inbox: &mut Inbox) -> bool {
-    if inbox.bytes() == b"\r\n" {
-        inbox.consume(2);
+/// Waits for a request to begin, until the deadline.
+async fn fill_with_request<I: Io>(
+    stream: &mut Stream<I>,
+    deadline: &Deadline,
+) -> Result<Fill, Stop> {
+    let mut filled = stream.fill(ChunkSize::Small, deadline).await;
+    while filled == Ok(Fill::Bytes) && !begins_request(&stream.inbox) {
+        filled = stream.fill(ChunkSize::Small, deadline).await;
     }
-    !inbox.is_empty()
+    filled
+}
+
+/// Whether a request has begun. The empty line that some clients send behind a body begins none
+/// (RFC 9112 section 2.2); it stays, so that a second one is found whatever pieces they come in.
+fn begins_request(inbox: &Inbox) -> bool {
+    !matches!(inbox.bytes(), b"" | b"\r\n")
 }
 
 /// Closes in a way that the client can still read the last response: a close with bytes unread is

@@ -7,6 +7,7 @@ use crate::support::{Client, Engine, Origin, Proxy, eventually, get, now, ok};
 
 on_both_engines! {
     idle_clients_are_closed_and_it_ends,
+    an_empty_line_does_not_hold_it,
     busy_clients_are_served_to_the_end,
     what_is_pipelined_behind_is_not_lost_silently,
     who_waits_in_the_queue_is_served,
@@ -37,6 +38,29 @@ fn idle_clients_are_closed_and_it_ends(engine: Engine) {
         // It leaves its pooled connections properly as well.
         eventually("the backend to be left", || origin.open() == 0);
     }
+}
+
+/// What comes behind a request begins no other, also where it ends in the middle of the grace.
+fn an_empty_line_does_not_hold_it(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before_with(engine, &origin, &["--header-timeout", "60s"]);
+    let mut client = Client::connect(proxy.address);
+    client.get("/").expect_status(200);
+    let asked = now();
+    proxy.signal("TERM");
+    let address = proxy.address;
+    eventually("new clients to be refused", || {
+        TcpStream::connect(address).is_err()
+    });
+    let _ = client.wire().try_send(b"\r\n");
+    let exit = proxy.wait_exit();
+    exit.expect_clean();
+    assert_eq!(exit.cut, 0, "{exit:?}");
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        asked.elapsed()
+    );
 }
 
 fn busy_clients_are_served_to_the_end(engine: Engine) {

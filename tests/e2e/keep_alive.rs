@@ -13,6 +13,7 @@ on_both_engines! {
     requests_may_be_cut_anywhere,
     one_empty_line_before_a_request_is_skipped,
     an_empty_line_behind_a_request_begins_no_other,
+    a_second_empty_line_is_400,
     the_last_response_outlives_what_was_sent_behind_its_request,
     upstream_connections_are_reused,
     http10_closes,
@@ -123,6 +124,23 @@ fn an_empty_line_behind_a_request_begins_no_other(engine: Engine) {
         assert_eq!(client.get("/next").expect_status(200).text(), "/next");
     }
     drop((apart, together, origin));
+    proxy.finish();
+}
+
+/// Whatever pieces they come in.
+fn a_second_empty_line_is_400(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before(engine, &origin);
+    let mut client = Client::connect(proxy.address);
+    client.get("/").expect_status(200);
+    for _ in 0..2 {
+        client.send("\r\n");
+        // Each is received by itself.
+        pause(Duration::from_millis(100));
+    }
+    let _ = client.wire().try_send(get("/").as_bytes());
+    client.response().expect_status(400);
+    drop((client, origin));
     proxy.finish();
 }
 
