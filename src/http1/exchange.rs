@@ -228,12 +228,7 @@ impl<I: Io> Exchange<'_, I> {
         if let Some(sent) = sent {
             let (sent, returned) = sent.map_err(|_| Cause::ResponseTimeout)?;
             progress.note_sent(&sent);
-            // The head stays where it is until the response begins: it may have to be sent again.
-            // A chunk does not, because no wait may hold one.
-            scratch.request = returned;
-            if scratch.request.has_body() {
-                scratch.request.clear();
-            }
+            scratch.request = kept_head(returned);
             // A backend that answered early may have closed the other direction; the answer counts.
             if upload.is_done() || sent.is_err() {
                 return reception.run().await;
@@ -397,6 +392,15 @@ async fn unattended<I: Io>(
         Err(_) => {}
     }
     answered
+}
+
+/// What is kept of a request that was sent until its response begins. A head alone may have to be
+/// sent again; what has a chunk goes, because no wait may hold one.
+fn kept_head(mut sent: Parcel) -> Parcel {
+    if sent.has_body() {
+        sent.clear();
+    }
+    sent
 }
 
 /// Runs both directions until the response is complete, and then the rest of the request for as
