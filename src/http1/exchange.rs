@@ -293,8 +293,8 @@ impl<I: Io> Exchange<'_, I> {
         counters.answered.add(1);
         counters.latency_us.add(took_us);
         gateway.counters.count_response(answered.status);
-        if answered.leaves_it_in_step() && !self.progress.uploading.get() && !gateway.is_draining()
-        {
+        let serves_others = answered.leaves_it_in_step() && !self.request.plan.authenticates;
+        if serves_others && !self.progress.uploading.get() && !gateway.is_draining() {
             backends.pool.put_back(upstream, gateway.wheel.now_ms());
         }
     }

@@ -16,6 +16,7 @@ pub(super) enum Name {
     MaxForwards,
     Te,
     Trailer,
+    Authorization,
     /// `Keep-Alive` and others that only ever concern one connection, or a proxy that the client
     /// knows of, which a gateway is not.
     HopByHop,
@@ -45,6 +46,7 @@ impl Name {
             10 if is(name, b"connection") => Self::Connection,
             10 if is(name, b"keep-alive") => Self::HopByHop,
             12 if is(name, b"max-forwards") => Self::MaxForwards,
+            13 if is(name, b"authorization") => Self::Authorization,
             14 if is(name, b"content-length") => Self::ContentLength,
             14 if is(name, b"http2-settings") => Self::HopByHop,
             16 if is(name, b"proxy-connection") => Self::HopByHop,

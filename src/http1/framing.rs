@@ -114,6 +114,9 @@ pub struct RequestPlan {
     pub upgrade: bool,
     /// Whether the client takes a trailer section (RFC 9110 section 10.1.4).
     pub takes_trailers: bool,
+    /// Whether its credentials may be taken for those of all that comes over the same connection
+    /// (RFC 4559 section 6).
+    pub authenticates: bool,
     /// What `Max-Forwards` says to the next recipient of a TRACE or OPTIONS (RFC 9110 section
     /// 7.6.2).
     pub max_forwards: Option<u32>,
@@ -130,7 +133,7 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
     }
     let mut seen = Seen::default();
     let (mut host, mut upgrade, mut expects, mut trailers) = (None, false, false, false);
-    let mut hops = None;
+    let (mut hops, mut authenticates) = (None, false);
     for field in head.fields {
         match Name::of(field.name) {
             Name::Host => {
@@ -143,6 +146,7 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
             // An expectation in HTTP/1.0 is ignored (RFC 9110 section 10.1.1).
             Name::Expect if head.version == Version::Http10 => {}
             Name::Expect => expects |= has_expectation(field.value)?,
+            Name::Authorization => authenticates |= is_of_connection(field.value),
             Name::Te => trailers |= list(field.value).any(is_trailers),
             Name::MaxForwards if method.counts_hops() => {
                 if hops.replace(max_forwards(field.value)?).is_some() {
@@ -176,7 +180,16 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
         names_fields: seen.names_fields,
         upgrade,
         takes_trailers: http11 && trailers && seen.te,
+        authenticates,
         max_forwards: hops.map(|hops| one_less(hops, method)).transpose()?,
+    })
+}
+
+/// Whether credentials are of a scheme that authenticates a connection and not a request.
+fn is_of_connection(credentials: &[u8]) -> bool {
+    let scheme = credentials.split(|&byte| byte == b' ').next();
+    scheme.is_some_and(|scheme| {
+        scheme.eq_ignore_ascii_case(b"Negotiate") || scheme.eq_ignore_ascii_case(b"NTLM")
     })
 }
 

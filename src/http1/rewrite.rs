@@ -187,7 +187,7 @@ fn request_fields(
         match Name::of(field.name) {
             Name::Other if named.has(field.name) => continue,
             Name::Other if head.has_underscore && forward.underscores.drops(field.name) => continue,
-            Name::Other => {}
+            Name::Other | Name::Authorization => {}
             Name::MaxForwards if plan.max_forwards.is_none() => {}
             Name::ForwardedProto if trusted => told.proto = true,
             Name::ForwardedHost if trusted => told.host = true,

@@ -15,6 +15,7 @@ on_both_engines! {
     unasked_bytes_cost_the_connection,
     bytes_behind_a_response_cost_the_connection,
     bytes_behind_a_long_response_cost_the_connection,
+    an_authenticated_connection_serves_nobody_else,
     a_response_that_never_begins_is_504,
     a_busy_response_is_not_timed_out,
     a_connect_that_never_ends_is_504,
@@ -207,6 +208,35 @@ fn bytes_behind_a_long_response_cost_the_connection(engine: Engine) {
         drop((client, origin));
         proxy.finish();
     }
+}
+
+/// RFC 4559 section 6: for NTLM and Negotiate it is the connection that is authenticated.
+fn an_authenticated_connection_serves_nobody_else(engine: Engine) {
+    let origin = Origin::start(|conversation| {
+        let mut user = "nobody".to_owned();
+        while let Some(asked) = conversation.request() {
+            if let Some(credentials) = asked.field("authorization") {
+                user = credentials.to_owned();
+            }
+            conversation.send(ok(user.as_bytes()));
+        }
+    });
+    let proxy = Proxy::before(engine, &origin);
+    for credentials in ["NTLM a", "negotiate b", "Basic c"] {
+        let (mut user, mut other) = (
+            Client::connect(proxy.address),
+            Client::connect(proxy.address),
+        );
+        user.send(format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: {credentials}\r\n\r\n"
+        ));
+        assert_eq!(user.response().expect_status(200).text(), credentials);
+        let shares = credentials.starts_with("Basic");
+        let expected = if shares { credentials } else { "nobody" };
+        assert_eq!(other.get("/").expect_status(200).text(), expected);
+    }
+    drop(origin);
+    proxy.finish();
 }
 
 fn a_response_that_never_begins_is_504(engine: Engine) {

@@ -429,6 +429,7 @@ fn a_body_goes_to_the_client_in_a_framing_that_he_knows() {
             names_fields: false,
             upgrade: false,
             takes_trailers: version == Http11,
+            authenticates: false,
             max_forwards: Option::None,
         };
         let trailers = framing == Chunked && version == Http11;
