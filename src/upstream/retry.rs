@@ -306,7 +306,7 @@ mod tests {
         }
         let ended = connection(&world, 1, retries);
         let refused = world.faults.borrow().get("connect refused").copied();
-        (ended, refused.unwrap_or(0), world.executor.now_ms())
+        (ended, refused.unwrap_or(0), world.executor.run_ms())
     }
 
     #[test]
@@ -326,13 +326,13 @@ mod tests {
         let _host = world.bind(at(1));
         let ended = connection(&world, 2, 1);
         assert_eq!(ended.err(), None);
-        assert_eq!(world.executor.now_ms(), 0);
+        assert_eq!(world.executor.run_ms(), 0);
         assert_eq!(world.faults.borrow().get("connect refused"), Some(&1));
         // Nor where it may not be asked, because the retries have run out.
         let world = quiet_world();
         assert_eq!(connection(&world, 3, 1).err(), Some(Cause::ConnectFailed));
         assert_eq!(world.faults.borrow().get("connect refused"), Some(&2));
-        assert_eq!(world.executor.now_ms(), 0);
+        assert_eq!(world.executor.run_ms(), 0);
     }
 
     /// How a request ends whose first backend has a full queue until a moment, with the failures
@@ -347,7 +347,7 @@ mod tests {
             hosts[0].dial.set(Dial::Accepted);
         });
         let (ended, failures) = counted(&world, fleet, 2);
-        (ended, failures, world.executor.now_ms())
+        (ended, failures, world.executor.run_ms())
     }
 
     #[test]
@@ -367,6 +367,6 @@ mod tests {
         assert_eq!(connection(&world, 2, 2).err(), Some(Cause::NoBackend));
         // One try of the first, and three of the other.
         assert_eq!(world.faults.borrow().get("connect refused"), Some(&4));
-        assert_eq!(world.executor.now_ms(), 20);
+        assert_eq!(world.executor.run_ms(), 20);
     }
 }

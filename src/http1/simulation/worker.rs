@@ -28,6 +28,7 @@ pub(super) struct Worker<const ATTENDED: bool> {
 impl<const ATTENDED: bool> Worker<ATTENDED> {
     pub(super) fn start(&self, listener: &Rc<Host>) {
         let executor = &self.world.executor;
+        self.gateway.wheel.advance(executor.now_ms());
         let worker = self.clone();
         let serve = move |socket, peer, guest| {
             let (executor, gateway) = (&worker.world.executor, worker.gateway.clone());

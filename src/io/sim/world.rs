@@ -73,6 +73,7 @@ impl World {
     /// Has the clock of `wheel` go with the time of the run, in ticks as a worker's does.
     pub(crate) fn turn(self: &Rc<Self>, wheel: &Wheel) {
         let (world, wheel) = (self.clone(), wheel.clone());
+        wheel.advance(world.executor.now_ms());
         self.executor.spawn(async move {
             loop {
                 world.executor.sleep(limits::TICK_MS).await;
@@ -149,7 +150,7 @@ impl World {
     /// Tells what happens, where somebody wants to know it of this run.
     pub(crate) fn tell(&self, what: impl FnOnce() -> String) {
         if self.loud {
-            println!("{:>7} ms  {}", self.executor.now_ms(), what());
+            println!("{:>7} ms  {}", self.executor.run_ms(), what());
         }
     }
 
