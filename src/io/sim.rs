@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub(crate) use host::{Dial, Host};
-pub(crate) use wire::End;
+pub(crate) use wire::{Deeds, End};
 pub(crate) use world::{Fault, Network, World};
 
 use super::{Address, BufferOptions, BulkTurn, ChunkSize, Expect, Io, Parcel, Pipe, Usage};

@@ -4,7 +4,7 @@
 //! A party says first who it is, in [`NAME_BYTES`], so that nobody need know whom fastlb has
 //! joined.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use super::ledger::{Ledger, REFUSALS, SHORTAGE};
 use super::message::pattern;
 use super::scenario::Scenario;
 use super::worker::LATE_MS_MAX;
-use crate::io::sim::{End, Fault, World};
+use crate::io::sim::{Deeds, End, Fault, World};
 use crate::limits;
 use crate::relay::FlowOptions;
 
@@ -70,9 +70,8 @@ pub(super) struct Party {
     heard: RefCell<Vec<u8>>,
     ending: Cell<Option<Ending>>,
     over: Notify,
-    /// When anything moved, in order.
-    moved_ms: RefCell<Vec<u64>>,
-    ended_ms: Cell<u64>,
+    /// What fastlb did at the other end of the party's connection.
+    of_fastlb: OnceCell<Rc<Deeds>>,
     drained: Cell<bool>,
 }
 
@@ -111,8 +110,7 @@ impl Ledger {
             heard: RefCell::default(),
             ending: Cell::new(None),
             over: Notify::new(),
-            moved_ms: RefCell::default(),
-            ended_ms: Cell::new(0),
+            of_fastlb: OnceCell::new(),
             drained: Cell::new(false),
         });
         parties.push(party.clone());
@@ -191,11 +189,13 @@ impl Ledger {
             (_, other) => matches!(other, Conduct::StallsSending | Conduct::StallsReading),
         };
         assert!(stands_still, "a reset without a reason: {party:?} {peer:?}");
-        let ended_ms = party.ended_ms.get();
-        // What moved just then had not come to fastlb yet.
-        let seen_ms = ended_ms.saturating_sub(1 + scenario.network.delay_ms_max);
-        let moved_ms = party.moved_until(seen_ms).max(peer.moved_until(seen_ms));
-        let still_ms = ended_ms - moved_ms;
+        // What fastlb has not read, or has handed over to be read, does not move for it.
+        let moved_ms = party
+            .deeds()
+            .moved_ms
+            .get()
+            .max(peer.deeds().moved_ms.get());
+        let still_ms = party.deeds().closed_ms.get() - moved_ms;
         let (least_ms, most_ms) = patience(party, peer, scenario);
         assert!(
             (least_ms..=most_ms).contains(&still_ms),
@@ -219,15 +219,8 @@ fn patience(party: &Party, peer: &Party, scenario: &Scenario) -> (u64, u64) {
     } = scenario.http.flow;
     let idle_ms = idle_timeout.map_or(u64::MAX / 2, |idle| idle.as_millis() as u64);
     let half_closed_ms = (half_closed_timeout.as_millis() as u64).min(idle_ms);
-    let half_closed = party.finished.get() || peer.finished.get();
-    let least_ms = if half_closed { half_closed_ms } else { idle_ms };
-    // FIN behind what nobody reads does not come to fastlb.
-    let reads = peer.conduct != Conduct::StallsReading;
-    let most_ms = if half_closed && reads {
-        half_closed_ms
-    } else {
-        idle_ms
-    };
+    let half_closed = party.deeds().read_end.get() || peer.deeds().read_end.get();
+    let limit_ms = if half_closed { half_closed_ms } else { idle_ms };
     let late_ms = match scenario.late_ticks_per_mille {
         0 => 0,
         _ => LATE_MS_MAX,
@@ -239,13 +232,11 @@ fn patience(party: &Party, peer: &Party, scenario: &Scenario) -> (u64, u64) {
         0
     };
     // The look that first finds it still, and the last one, come as late as any deadline.
-    let look_ms = most_ms / u64::from(limits::TCP_IDLE_LOOKS);
+    let look_ms = limit_ms / u64::from(limits::TCP_IDLE_LOOKS);
     let looks_late_ms = 2 * (2 * limits::TICK_MS + late_ms);
-    let in_flight_ms = 4 * scenario.network.delay_ms_max;
     (
-        // What a party reads late may have been taken over for it before.
-        least_ms.saturating_sub(early_ms + in_flight_ms),
-        most_ms + look_ms + looks_late_ms + in_flight_ms,
+        limit_ms.saturating_sub(early_ms),
+        limit_ms + look_ms + looks_late_ms,
     )
 }
 
@@ -254,7 +245,8 @@ impl Party {
     /// already.
     pub(super) async fn converse(&self, ledger: &Ledger, end: &End, brought: &[u8]) {
         self.count();
-        self.moves();
+        let first = self.of_fastlb.set(end.peer_deeds());
+        first.expect("a party has one connection");
         self.heard.borrow_mut().extend_from_slice(brought);
         let mut saying = pin!(self.say(end));
         let mut hearing = pin!(self.hear(end, ledger));
@@ -289,7 +281,6 @@ impl Party {
                 return false;
             };
             self.said.set(self.said.get() + written);
-            self.moves();
         }
         true
     }
@@ -347,7 +338,6 @@ impl Party {
     fn finish(&self, end: &End) {
         end.half_close();
         self.finished.set(true);
-        self.moves();
     }
 
     async fn hear(&self, end: &End, ledger: &Ledger) {
@@ -358,30 +348,18 @@ impl Party {
             match end.read(64 * 1024).await {
                 Ok(bytes) if !bytes.is_empty() => {
                     self.heard.borrow_mut().extend_from_slice(&bytes);
-                    self.moves();
                 }
                 _ if end.was_reset() => break Ending::Reset,
                 _ => break Ending::Clean,
             }
         };
         self.ending.set(Some(ending));
-        self.ended_ms.set(self.world.executor.now_ms());
         self.drained.set(ledger.draining.get());
         self.over.notify_waiters();
     }
 
-    fn moves(&self) {
-        let (now_ms, mut moved_ms) = (self.world.executor.now_ms(), self.moved_ms.borrow_mut());
-        if moved_ms.last() != Some(&now_ms) {
-            moved_ms.push(now_ms);
-        }
-    }
-
-    /// When it moved last until then.
-    fn moved_until(&self, until_ms: u64) -> u64 {
-        let moved_ms = self.moved_ms.borrow();
-        let until = moved_ms.partition_point(|&moved_ms| moved_ms <= until_ms);
-        moved_ms[..until].last().copied().unwrap_or(0)
+    fn deeds(&self) -> &Deeds {
+        self.of_fastlb.get().expect("it conversed")
     }
 
     /// The party that was heard, or that heard this one.
@@ -436,11 +414,11 @@ impl std::fmt::Debug for Party {
         let (said, words) = (self.said.get(), self.words.len());
         let fin = if self.finished.get() { " and FIN" } else { "" };
         let (heard, ending) = (self.heard.borrow().len(), self.ending.get());
-        let ended_ms = self.ended_ms.get();
+        let closed_ms = self.of_fastlb.get().map(|deeds| deeds.closed_ms.get());
         write!(
             f,
-            "{side:?} {index} {conduct:?} said {said} of {words}{fin}, heard {heard}, {ending:?} \
-             at {ended_ms} ms"
+            "{side:?} {index} {conduct:?} said {said} of {words}{fin}, heard {heard}, {ending:?}, \
+             closed at {closed_ms:?} ms"
         )
     }
 }

@@ -25,8 +25,20 @@ pub(crate) struct End {
     capacity_bytes: usize,
     resets: Cell<bool>,
     watched: Cell<bool>,
+    deeds: Rc<Deeds>,
+    peer_deeds: Rc<Deeds>,
     /// Grows when everything that is under way here is cancelled.
     pub(super) cancels: Cell<u32>,
+}
+
+/// What was done over one end, for who judges that from the other.
+#[derive(Debug, Default)]
+pub(crate) struct Deeds {
+    /// When something was last read or written, FIN too.
+    pub(crate) moved_ms: Cell<u64>,
+    /// FIN was read.
+    pub(crate) read_end: Cell<bool>,
+    pub(crate) closed_ms: Cell<u64>,
 }
 
 /// One direction of a connection.
@@ -64,20 +76,35 @@ impl End {
         // Not the same on both sides of the worker: what came at once may have to go in pieces.
         let most = world.network.capacity_bytes;
         let capacity_bytes = world.any(&[most, most, (most / 8).max(most.min(200))]);
-        let end = |name, inbound: &Rc<RefCell<Pipe>>, outbound: &Rc<RefCell<Pipe>>| {
-            Rc::new(Self {
-                world: world.clone(),
-                connection,
-                name,
-                inbound: inbound.clone(),
-                outbound: outbound.clone(),
-                capacity_bytes,
-                resets: Cell::new(false),
-                watched: Cell::new(false),
-                cancels: Cell::new(0),
-            })
-        };
-        (end('>', &up, &down), end('<', &down, &up))
+        let (near, far) = (Rc::<Deeds>::default(), Rc::<Deeds>::default());
+        let end =
+            |name, [inbound, outbound]: [&Rc<RefCell<Pipe>>; 2], [own, peer]: [&Rc<Deeds>; 2]| {
+                Rc::new(Self {
+                    world: world.clone(),
+                    connection,
+                    name,
+                    inbound: inbound.clone(),
+                    outbound: outbound.clone(),
+                    capacity_bytes,
+                    resets: Cell::new(false),
+                    watched: Cell::new(false),
+                    deeds: own.clone(),
+                    peer_deeds: peer.clone(),
+                    cancels: Cell::new(0),
+                })
+            };
+        let first = end('>', [&up, &down], [&near, &far]);
+        let second = end('<', [&down, &up], [&far, &near]);
+        (first, second)
+    }
+
+    /// What the peer does, for as long as the connection is there and behind it.
+    pub(crate) fn peer_deeds(&self) -> Rc<Deeds> {
+        self.peer_deeds.clone()
+    }
+
+    fn moves(&self) {
+        self.deeds.moved_ms.set(self.world.executor.now_ms());
     }
 
     /// Bytes that the other side has taken over.
@@ -110,6 +137,7 @@ impl End {
         let mut outbound = self.outbound.borrow_mut();
         if outbound.tail == Tail::Open {
             outbound.tail = Tail::Fin;
+            self.moves();
         }
         outbound.wake();
     }
@@ -165,6 +193,7 @@ impl End {
     pub(crate) fn read_some(&self, into: &mut [u8]) -> io::Result<usize> {
         let mut pipe = self.inbound.borrow_mut();
         pipe.readable_at_ms = None;
+        self.moves();
         if pipe.bytes.is_empty() {
             self.tell(
                 if pipe.untold {
@@ -176,7 +205,10 @@ impl End {
             );
             return match std::mem::take(&mut pipe.untold) {
                 true => Err(io::ErrorKind::ConnectionReset.into()),
-                false => Ok(0),
+                false => {
+                    self.deeds.read_end.set(true);
+                    Ok(0)
+                }
             };
         }
         let most = pipe.bytes.len().min(into.len());
@@ -221,6 +253,7 @@ impl End {
         let length = self.piece(most);
         pipe.bytes.extend(&bytes[..length]);
         self.tell("write", &bytes[..length]);
+        self.moves();
         pipe.accepted += length as u64;
         if let Some(reader) = pipe.reader.take() {
             reader.wake();
@@ -283,6 +316,7 @@ impl Pipe {
 impl Drop for End {
     fn drop(&mut self) {
         self.world.ends_open.set(self.world.ends_open.get() - 1);
+        self.deeds.closed_ms.set(self.world.executor.now_ms());
         let mut inbound = self.inbound.borrow_mut();
         let mut outbound = self.outbound.borrow_mut();
         inbound.unread = true;
