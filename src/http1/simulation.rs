@@ -17,6 +17,7 @@ mod ledger;
 mod message;
 mod scenario;
 mod script;
+mod verdict;
 mod worker;
 
 use std::cell::Cell;

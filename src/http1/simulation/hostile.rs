@@ -1,26 +1,33 @@
 //! Any bytes in any pieces: a client, or a backend, that sends them, with a strict reader on either
-//! side that tells whether both sides were told of the same messages.
+//! side that tells whether both sides were told of the same messages, and of the same tunnels.
 //!
-//! What is sent comes from a fuzzer, or from the corpus that it left behind.
+//! What is sent comes from a fuzzer, or from the corpus that it left behind. What is right stands
+//! in `verdict`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::fleet::Control;
-use super::scenario::Scenario;
+use super::scenario::{PROXIED, Scenario};
+use super::verdict::{Transcript, judge_answers, judge_requests, next_request, speaks_on};
 use super::{Run, front};
 use crate::io::sim::{End, Host, World};
-use strict::Read;
-
-#[path = "../../../fuzz/src/strict.rs"]
-mod strict;
+use crate::proxy_protocol::{Version, parse};
 
 /// Bytes that are sent at most: reading them again with each piece costs quadratic time.
 const SENT_BYTES_MAX: usize = 2048;
+/// Most bytes that a client keeps for its tunnel.
+const WORDS_BYTES_MAX: u8 = 63;
 /// Bytes that an actor asks for at a time.
 const READ_BYTES: usize = 4096;
 /// What an honest backend answers with.
-const ANSWER: &[u8] = b"an answer";
+pub(super) const ANSWER: &[u8] = b"an answer";
+/// Milliseconds that somebody is waited for. All bytes of a run come in less, and most runs end
+/// by such a wait, so that a longer one costs their time.
+const PATIENCE_MS: u64 = 1_000;
+/// Milliseconds that a connection is kept without a request.
+const IDLE_MS: u64 = 300;
 
 /// Runs a worker between one client and its backends, of which one side sends the bytes of
 /// `input`, whose first four decide the rest.
@@ -31,14 +38,8 @@ pub fn session(input: &[u8]) {
     let Some((&[manner, choice, high, low], bytes)) = input.split_first_chunk() else {
         return;
     };
-    let bytes = &bytes[..bytes.len().min(SENT_BYTES_MAX)];
-    let plot = Plot {
-        hostile_backend: manner & 1 != 0,
-        closes: manner & 4 != 0,
-        choice,
-        bytes: bytes.to_vec(),
-    };
     let seed = u64::from(u16::from_be_bytes([high, low]));
+    let plot = Plot::new(manner, choice, &bytes[..bytes.len().min(SENT_BYTES_MAX)]);
     match manner & 2 {
         0 => play::<true>(seed, plot),
         _ => play::<false>(seed, plot),
@@ -46,35 +47,90 @@ pub fn session(input: &[u8]) {
 }
 
 /// What the two sides do.
-struct Plot {
+pub(super) struct Plot {
     /// The backends send the bytes, not the client.
-    hostile_backend: bool,
+    pub(super) hostile_backend: bool,
     /// Who sends them closes its sending side behind them.
-    closes: bool,
+    pub(super) closes: bool,
+    /// Each connection of the client has to begin with a header of the PROXY protocol: one that
+    /// is right, unless the bytes are the client's.
+    pub(super) proxied: bool,
+    /// What backends are told of the client.
+    pub(super) tells: Option<Version>,
+    /// Protocols are switched: an honest client asks for it, and an honest backend does it.
+    pub(super) switches: bool,
+    /// What is balanced are connections.
+    pub(super) tcp: bool,
     /// Which requests are answered by a hostile backend.
     choice: u8,
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
+    /// What a hostile client says once its connection is a tunnel.
+    pub(super) words: Vec<u8>,
 }
 
-/// What came to either side.
-#[derive(Default)]
-struct Transcript {
-    /// Whole requests that backends got, in the order of their answers.
-    got: RefCell<Vec<Got>>,
-    received: RefCell<Vec<u8>>,
-    connections: Cell<usize>,
-}
+impl Plot {
+    fn new(manner: u8, choice: u8, bytes: &[u8]) -> Self {
+        let is = |bit: u8| manner & 1 << bit != 0;
+        let (hostile_backend, switches, tcp) = (is(0), is(5), is(6));
+        let kept = match switches && !hostile_backend && !tcp {
+            true => usize::from(choice & WORDS_BYTES_MAX).min(bytes.len()),
+            false => 0,
+        };
+        let (bytes, words) = bytes.split_at(bytes.len() - kept);
+        let version = if is(7) { Version::V2 } else { Version::V1 };
+        Self {
+            hostile_backend,
+            closes: is(2),
+            proxied: is(3),
+            tells: is(4).then_some(version),
+            switches,
+            tcp,
+            choice,
+            bytes: bytes.to_vec(),
+            words: words.to_vec(),
+        }
+    }
 
-/// One request as a backend got it.
-struct Got {
-    method: Vec<u8>,
-    target: Vec<u8>,
-    body: Vec<u8>,
-    connection: usize,
+    /// What the client of a hostile backend asks: each request has its number for its target.
+    pub(super) fn requests(&self) -> [&'static [u8]; 3] {
+        const FIRST: [&[u8]; 6] = [
+            b"GET /0 HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"HEAD /0 HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET /0 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+            b"GET /0 HTTP/1.0\r\n\r\n",
+            b"GET /0 HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n",
+            b"POST /0 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+        ];
+        const SWITCH: &[u8] =
+            b"GET /0 HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+        let first = match self.switches {
+            true => SWITCH,
+            false => FIRST[usize::from(self.choice) % FIRST.len()],
+        };
+        let second = b"HEAD /1 HTTP/1.1\r\nHost: a\r\n\r\n";
+        let third = b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n";
+        [first, second, third]
+    }
+
+    /// What the client says at once, and what it says once it is answered.
+    fn speech(&self) -> (Vec<u8>, Vec<u8>) {
+        if !self.hostile_backend {
+            return (self.bytes.clone(), self.words.clone());
+        }
+        let header = match self.proxied {
+            true => format!("PROXY TCP4 {PROXIED} 10.0.0.1 1 80\r\n"),
+            false => String::new(),
+        };
+        let requests = self.requests();
+        // Behind an offer to switch, more requests would be in its way.
+        let at_once = if self.switches { 1 } else { requests.len() };
+        let (now, then) = requests.split_at(at_once);
+        ([header.as_bytes(), &now.concat()].concat(), then.concat())
+    }
 }
 
 fn play<const ATTENDED: bool>(seed: u64, plot: Plot) {
-    let (run, control) = Run::<ATTENDED>::of(seed, scenario(seed));
+    let (run, control) = Run::<ATTENDED>::of(seed, scenario(seed, &plot));
     let world = run.world.clone();
     let (plot, transcript) = (Rc::new(plot), Rc::<Transcript>::default());
     let ended = world
@@ -83,23 +139,32 @@ fn play<const ATTENDED: bool>(seed: u64, plot: Plot) {
     ended.unwrap_or_else(|hang| panic!("{hang:?}"));
     match plot.hostile_backend {
         true => judge_answers(&plot, &transcript),
-        false => judge_requests(&plot.bytes, &transcript),
+        false => judge_requests(&plot, &transcript),
     }
 }
 
 /// The scenario of a seed without what its actors do by themselves.
-fn scenario(seed: u64) -> Scenario {
+fn scenario(seed: u64, plot: &Plot) -> Scenario {
     let mut scenario = Scenario::of(seed);
-    scenario.tcp = false;
+    scenario.tcp = plot.tcp;
     scenario.moody = false;
-    scenario.proxied = false;
-    scenario.http.proxy.send = None;
+    scenario.proxied = plot.proxied;
+    scenario.http.proxy.send = plot.tells;
     scenario.network.shortages_per_mille = 0;
     scenario.connections_max = 1;
     scenario.judge.checks_per_mille = 0;
     scenario.judge.eject.after = 0;
     scenario.drain_ms = None;
     scenario.drain_timeout_ms = super::SETTLE_MS_MAX;
+    let (patience, idle) = (
+        Some(Duration::from_millis(PATIENCE_MS)),
+        Some(Duration::from_millis(IDLE_MS)),
+    );
+    scenario.http.header_timeout = patience;
+    scenario.http.response_timeout = patience;
+    scenario.http.body_idle_timeout = patience;
+    scenario.http.flow.idle_timeout = patience;
+    scenario.http.idle_timeout = idle;
     scenario
 }
 
@@ -119,19 +184,25 @@ async fn live<const ATTENDED: bool>(
     };
     let hosts = (0..run.scenario.backends).map(bind).collect();
     let listener = run.open(control, hosts);
+    ask(&world, &plot, &transcript.received).await;
+    run.close(listener).await;
+}
+
+/// The client: says what it has to say, and hears all.
+async fn ask(world: &Rc<World>, plot: &Plot, received: &RefCell<Vec<u8>>) {
     let client = world.clone().visit(front()).await;
     let client = client.expect("the worker listens");
-    let sent = match plot.hostile_backend {
-        true => requests(plot.choice).concat(),
-        false => plot.bytes.clone(),
-    };
+    let (now, mut then) = plot.speech();
     let closes = plot.closes && !plot.hostile_backend;
-    world.executor.spawn(send(client.clone(), sent, closes));
+    let closes_now = closes && then.is_empty();
+    world.executor.spawn(send(client.clone(), now, closes_now));
     while let Ok(bytes @ [_, ..]) = client.read(READ_BYTES).await.as_deref() {
-        transcript.received.borrow_mut().extend_from_slice(bytes);
+        received.borrow_mut().extend_from_slice(bytes);
+        if !then.is_empty() && speaks_on(plot, &received.borrow()) {
+            let then = std::mem::take(&mut then);
+            world.executor.spawn(send(client.clone(), then, closes));
+        }
     }
-    drop(client);
-    run.close(listener).await;
 }
 
 /// Sends all, unless the other side closes before.
@@ -143,52 +214,119 @@ async fn send(end: Rc<End>, bytes: Vec<u8>, closes: bool) {
 
 async fn serve(world: Rc<World>, host: Rc<Host>, plot: Rc<Plot>, transcript: Rc<Transcript>) {
     while let Some(end) = host.next().await {
-        let connection = transcript.connections.get();
-        transcript.connections.set(connection + 1);
-        let serving = converse(end, connection, plot.clone(), transcript.clone());
-        world.executor.spawn(serving);
+        let connection = transcript.heard.borrow().len();
+        transcript.heard.borrow_mut().push(Vec::new());
+        let (plot, transcript) = (plot.clone(), transcript.clone());
+        let backend = Backend {
+            end,
+            connection,
+            plot,
+            transcript,
+        };
+        world.executor.spawn(backend.serve());
     }
 }
 
-/// One connection of a backend: it reads strictly, and answers as it should, or anything.
-async fn converse(end: Rc<End>, connection: usize, plot: Rc<Plot>, transcript: Rc<Transcript>) {
-    let (mut bytes, mut asked) = (Vec::new(), false);
-    loop {
-        while let Some((got, length)) = next_request(&bytes, connection) {
-            bytes.drain(..length);
-            let is_head = got.method == b"HEAD";
-            let serial = transcript.got.borrow().len();
-            transcript.got.borrow_mut().push(got);
-            if !plot.hostile_backend {
-                let sent = end.write(&answer(serial, is_head)).await;
-                sent.expect("who asked waits for the answer");
-            } else if !std::mem::replace(&mut asked, true) {
-                let world = end.world.clone();
-                let sending = send(end.clone(), plot.bytes.clone(), plot.closes);
-                world.executor.spawn(sending);
+/// One connection of a backend.
+struct Backend {
+    end: Rc<End>,
+    connection: usize,
+    plot: Rc<Plot>,
+    transcript: Rc<Transcript>,
+}
+
+impl Backend {
+    async fn serve(self) {
+        let mut bytes = Vec::new();
+        if self.plot.tells.is_some() && !self.is_told(&mut bytes).await {
+            return;
+        }
+        self.hear(&bytes);
+        match self.plot.tcp {
+            true => self.flow().await,
+            false => self.converse(bytes).await,
+        }
+    }
+
+    /// Reads more; `false` at the end.
+    async fn read(&self, bytes: &mut Vec<u8>) -> bool {
+        match self.end.read(READ_BYTES).await {
+            Ok(more) if !more.is_empty() => {
+                bytes.extend_from_slice(&more);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Enters what came behind the header of the PROXY protocol.
+    fn hear(&self, bytes: &[u8]) {
+        self.transcript.heard.borrow_mut()[self.connection].extend_from_slice(bytes);
+    }
+
+    /// Reads whom the connection is for.
+    async fn is_told(&self, bytes: &mut Vec<u8>) -> bool {
+        loop {
+            if let Some(header) = parse(bytes).expect("fastlb writes good headers") {
+                bytes.drain(..header.length);
+                self.transcript.told.borrow_mut().push(header.origin);
+                return true;
+            }
+            if !self.read(bytes).await {
+                return false;
             }
         }
-        match end.read(READ_BYTES).await {
-            Ok(more) if !more.is_empty() => bytes.extend_from_slice(&more),
-            _ => return,
+    }
+
+    /// Reads strictly, and answers as it should, or anything.
+    async fn converse(&self, mut bytes: Vec<u8>) {
+        let mut asked = false;
+        loop {
+            while let Some((got, length)) = next_request(&bytes, self.connection) {
+                bytes.drain(..length);
+                let switches = self.plot.switches && got.offers;
+                let (serial, is_head) = (self.transcript.got.borrow().len(), got.method == b"HEAD");
+                self.transcript.got.borrow_mut().push(got);
+                if self.plot.hostile_backend {
+                    if !std::mem::replace(&mut asked, true) {
+                        self.speak();
+                    }
+                } else if switches {
+                    let is_early = !bytes.is_empty() || self.end.has_unread();
+                    assert!(!is_early, "bytes before the switch of protocols");
+                    self.transcript.heard.borrow_mut()[self.connection].clear();
+                    let _ = self.end.write(&switch(serial)).await;
+                    return self.flow().await;
+                } else {
+                    let sent = self.end.write(&answer(serial, is_head)).await;
+                    sent.expect("who asked waits for the answer");
+                }
+            }
+            let known = bytes.len();
+            if !self.read(&mut bytes).await {
+                return;
+            }
+            self.hear(&bytes[known..]);
         }
     }
-}
 
-fn next_request(bytes: &[u8], connection: usize) -> Option<(Got, usize)> {
-    match strict::request(bytes) {
-        Read::Whole((head, body), length) => {
-            let (method, target) = (head.method, head.target);
-            let got = Got {
-                method,
-                target,
-                body,
-                connection,
-            };
-            Some((got, length))
+    /// Says what is no protocol that is known, and hears all.
+    async fn flow(&self) {
+        match self.plot.hostile_backend {
+            true => self.speak(),
+            false => drop(self.end.write(ANSWER).await),
         }
-        Read::Partial => None,
-        Read::Bad(why) => panic!("{why}: {}", bytes.escape_ascii()),
+        let mut bytes = Vec::new();
+        while self.read(&mut bytes).await {
+            self.hear(&bytes);
+            bytes.clear();
+        }
+    }
+
+    /// Sends the hostile bytes, whatever comes meanwhile.
+    fn speak(&self) {
+        let sending = send(self.end.clone(), self.plot.bytes.clone(), self.plot.closes);
+        self.end.world.executor.spawn(sending);
     }
 }
 
@@ -199,161 +337,9 @@ fn answer(serial: usize, is_head: bool) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// Backends got what the client sent, in its order, and the client the answer to each of them.
-fn judge_requests(sent: &[u8], transcript: &Transcript) {
-    let (got, received) = (transcript.got.borrow(), transcript.received.borrow());
-    let (mut sent_at, mut received_at) = (0, 0);
-    for (serial, got) in got.iter().enumerate() {
-        if sent[sent_at..].starts_with(b"\r\n") {
-            sent_at += 2;
-        }
-        let Read::Whole((head, body), length) = strict::request(&sent[sent_at..]) else {
-            panic!("request {serial} was never sent");
-        };
-        sent_at += length;
-        assert_eq!((&head.method, &body), (&got.method, &got.body));
-        if head.target.starts_with(b"/") {
-            assert_eq!(head.target, got.target);
-        }
-        let answer = strict::response(&received[received_at..], &got.method);
-        let Read::Whole((head, body), length) = answer else {
-            panic!("answer {serial} was lost: {answer:?}");
-        };
-        received_at += length;
-        assert_eq!(
-            field(&head, "x-serial"),
-            Some(serial.to_string().as_bytes())
-        );
-        let is_head = got.method == b"HEAD";
-        assert_eq!(body, if is_head { b"" } else { ANSWER });
-    }
-    judge_refusal(&received[received_at..]);
-}
-
-/// Behind the answers of backends there may be one of our own, which is the last.
-fn judge_refusal(bytes: &[u8]) {
-    if bytes.is_empty() {
-        return;
-    }
-    // Where the method was understood it may have been HEAD.
-    let (with_body, without) = (
-        strict::response(bytes, b"GET"),
-        strict::response(bytes, b"HEAD"),
-    );
-    let length = bytes.len();
-    match (with_body, without) {
-        (Read::Whole((head, _), whole), _) | (_, Read::Whole((head, _), whole)) => {
-            assert_eq!(whole, length, "nothing follows a refusal");
-            assert!(field(&head, "x-serial").is_none(), "an answer too many");
-            assert!(head.status >= 400 || head.status == 200);
-        }
-        other => panic!("no whole refusal: {other:?}"),
-    }
-}
-
-fn field<'a>(head: &'a strict::Response, name: &str) -> Option<&'a [u8]> {
-    let mut named = head.fields.iter().filter(|field| field.name == name);
-    named.next().map(|field| &field.value[..])
-}
-
-/// Three requests, each with its number for its target.
-fn requests(choice: u8) -> [&'static [u8]; 3] {
-    const FIRST: [&[u8]; 6] = [
-        b"GET /0 HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"HEAD /0 HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET /0 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-        b"GET /0 HTTP/1.0\r\n\r\n",
-        b"GET /0 HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n",
-        b"POST /0 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
-    ];
-    let first = FIRST[usize::from(choice) % FIRST.len()];
-    let second = b"HEAD /1 HTTP/1.1\r\nHost: a\r\n\r\n";
-    let third = b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n";
-    [first, second, third]
-}
-
-/// Each answer that the client has whole is what the backend said that got the request last, or one
-/// of our own.
-fn judge_answers(plot: &Plot, transcript: &Transcript) {
-    let (got, received) = (transcript.got.borrow(), transcript.received.borrow());
-    let mut at = 0;
-    for (number, request) in requests(plot.choice).iter().enumerate() {
-        let method = if request.starts_with(b"HEAD") {
-            &b"HEAD"[..]
-        } else {
-            b"GET"
-        };
-        let (head, body) = match final_response(&received[at..], method) {
-            Read::Whole(answer, length) => {
-                at += length;
-                answer
-            }
-            // It was cut, or ends with the connection.
-            Read::Partial => return,
-            Read::Bad(why) => panic!("{why}: {}", received[at..].escape_ascii()),
-        };
-        let target = format!("/{number}").into_bytes();
-        let last = got.iter().rfind(|got| got.target == target);
-        let said = last.and_then(|last| said(plot, &got, last));
-        let is_said = said == Some((head.status, body.clone()));
-        let is_ours = head.status >= 500 && (body.starts_with(b"fastlb: ") || method == b"HEAD");
-        assert!(
-            is_said || is_ours,
-            "{number}: {} where {said:?} was said",
-            head.status
-        );
-        if field(&head, "connection") == Some(b"close") {
-            break;
-        }
-    }
-    assert_eq!(at, received.len(), "an answer too many");
-}
-
-/// What a hostile backend said to a request: the answers to those before it over the same
-/// connection come first.
-fn said(plot: &Plot, got: &[Got], asked: &Got) -> Option<(u16, Vec<u8>)> {
-    let same = got.iter().filter(|got| got.connection == asked.connection);
-    let mut at = 0;
-    for got in same {
-        let rest = &plot.bytes[at..];
-        match final_response(rest, &got.method) {
-            Read::Whole((head, body), length) => {
-                at += length;
-                if got.target == asked.target {
-                    return Some((head.status, body));
-                }
-            }
-            Read::Partial if plot.closes => return until_close(rest, &got.method),
-            _ => return None,
-        }
-    }
-    None
-}
-
-/// A response whose body ends with the connection.
-fn until_close(mut bytes: &[u8], method: &[u8]) -> Option<(u16, Vec<u8>)> {
-    loop {
-        let Read::Whole(head, length) = strict::response_head(bytes, method) else {
-            return None;
-        };
-        bytes = &bytes[length..];
-        if head.status >= 200 {
-            let ends = head.ending == strict::Ending::Close;
-            return ends.then(|| (head.status, bytes.to_vec()));
-        }
-    }
-}
-
-/// The response behind any interim ones, and where it ends.
-fn final_response(bytes: &[u8], method: &[u8]) -> Read<(strict::Response, Vec<u8>)> {
-    let mut at = 0;
-    loop {
-        match strict::response(&bytes[at..], method) {
-            Read::Whole((head, _), length) if head.status < 200 => at += length,
-            Read::Whole(answer, length) => return Read::Whole(answer, at + length),
-            other => return other,
-        }
-    }
+fn switch(serial: usize) -> Vec<u8> {
+    let fields = "Connection: upgrade\r\nUpgrade: x\r\n";
+    format!("HTTP/1.1 101 Fine\r\nX-Serial: {serial}\r\n{fields}\r\n").into_bytes()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::relay::FlowOptions;
 use crate::upstream::{self, RetryOn};
 
 /// Where clients come from.
-const PEER: &str = "10.0.0.9";
+pub(super) const PEER: &str = "10.0.0.9";
 /// Where they come from by what a header says.
 pub(super) const PROXIED: &str = "192.0.2.77";
 /// Most other backends that a request may go to.
