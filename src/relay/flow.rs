@@ -542,6 +542,46 @@ mod tests {
     }
 
     #[test]
+    fn who_reads_slowly_moves() {
+        const BYTES: usize = 4096;
+        let network = Network {
+            capacity_bytes: BYTES,
+            ..Network::default()
+        };
+        let world = World::new(0, network, BufferOptions::default());
+        let (io, wheel) = (Sim::<true>(world.clone()), Wheel::default());
+        world.turn(&wheel);
+        let options = FlowOptions {
+            idle_timeout: Some(Duration::from_secs(1)),
+            ..OPTIONS
+        };
+        let joining = async {
+            let [client, downlink, uplink, backend] = joined(&world, &io).await;
+            let flow = end_of(&io, (downlink, uplink), &wheel, &options, false);
+            let says = async {
+                client.write(&[0; 4 * BYTES]).await.unwrap();
+                client.half_close();
+            };
+            let hears = async {
+                let mut heard = 0;
+                while let bytes @ [_, ..] = &backend.read(64).await.unwrap()[..] {
+                    heard += bytes.len();
+                    // A send is under way meanwhile, for many times the limit.
+                    if heard < 2 * BYTES {
+                        world.executor.sleep(200).await;
+                    }
+                }
+                backend.half_close();
+                heard
+            };
+            let (end, (), heard) = tokio::join!(flow, says, hears);
+            (end, heard)
+        };
+        let ended = world.executor.block_on(joining).unwrap();
+        assert_eq!(ended, (Finished, 4 * BYTES));
+    }
+
+    #[test]
     fn the_shortest_limit_that_holds_counts() {
         let endless = FlowOptions {
             idle_timeout: None,

@@ -228,7 +228,7 @@ mod tests {
 
     use super::*;
     use crate::io::BufferOptions;
-    use crate::io::sim::{Network, Sim, World};
+    use crate::io::sim::{Host, Network, Sim, World};
     use crate::proxy_protocol::{Origin, Version, write};
     use crate::relay::Stream;
 
@@ -242,6 +242,7 @@ mod tests {
     struct Bench {
         io: Sim<true>,
         address: SocketAddr,
+        host: Rc<Host>,
         pool: Pool<Sim<true>>,
     }
 
@@ -249,27 +250,32 @@ mod tests {
         fn run(play: impl AsyncFnOnce(&Self)) {
             let world = World::new(0, Network::default(), BufferOptions::default());
             let address = SocketAddr::from(([10, 0, 0, 1], 80));
-            let _host = world.bind(address);
             let bench = Self {
                 io: Sim(world.clone()),
                 address,
+                host: world.bind(address),
                 pool: Pool::new(1, IDLE_MAX),
             };
             world.executor.block_on(play(&bench)).unwrap();
         }
 
-        /// Makes a connection, has it serve a request, and returns its number.
-        async fn serve(&self, preface: Option<&Rc<Written>>) -> u64 {
+        async fn connect(&self, preface: Option<&Rc<Written>>) -> Box<Upstream<Sim<true>>> {
             let socket = self.io.connect(&self.address.into()).await.unwrap();
             let (serial, idle_waker) = self.pool.name(backend());
-            let upstream = Box::new(Upstream {
+            Box::new(Upstream {
                 stream: Stream::new(self.io.clone(), socket),
                 backend: backend(),
                 reused: false,
                 preface: preface.map(Rc::downgrade),
                 serial,
                 idle_waker,
-            });
+            })
+        }
+
+        /// Makes a connection, has it serve a request, and returns its number.
+        async fn serve(&self, preface: Option<&Rc<Written>>) -> u64 {
+            let upstream = self.connect(preface).await;
+            let serial = upstream.serial;
             self.pool.put_back(upstream, 0);
             serial
         }
@@ -302,6 +308,28 @@ mod tests {
             assert_eq!(bench.checkout(None).await, Some(first));
             assert_eq!(bench.checkout(None).await, None);
         });
+    }
+
+    #[test]
+    fn a_connection_on_which_something_came_unasked_serves_nobody() {
+        for closes in [false, true] {
+            Bench::run(async |bench| {
+                let says = async || {
+                    let end = bench.host.next().await.unwrap();
+                    end.write(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+                    (!closes).then_some(end)
+                };
+                let upstream = bench.connect(None).await;
+                let _open = says().await;
+                bench.pool.put_back(upstream, 0);
+                assert_eq!(bench.idle(), 0, "it had come before, closes: {closes}");
+
+                bench.serve(None).await;
+                let _open = says().await;
+                assert_eq!(bench.idle(), 1, "nobody keeps this pool");
+                assert_eq!(bench.checkout(None).await, None, "closes: {closes}");
+            });
+        }
     }
 
     #[test]

@@ -105,6 +105,7 @@ fn bad_bodies_are_refused_at_once_and_byte_by_byte() {
         ("5\r\nhello\n0\r\n\r\n", BadChunk::LineEnd),
         ("5\r\nhello\r0\r\n\r\n", BadChunk::LineEnd),
         ("5\r\nhello0\r\n\r\n", BadChunk::LineEnd),
+        ("5\r\nhello!\n0\r\n\r\n", BadChunk::LineEnd),
         ("0\r\n\n", BadChunk::Trailer),
         ("0\r\n\rX", BadChunk::LineEnd),
         ("0\r\nno colon\r\n\r\n", BadChunk::Trailer),
