@@ -185,8 +185,8 @@ fn bytes_behind_a_response_cost_the_connection(engine: Engine) {
     proxy.finish();
 }
 
-/// The same behind a body that is spliced to its last byte, and behind a response that fills a chunk
-/// to its last byte: what follows is in the socket still, and the next request comes at once.
+/// The same behind a body that is spliced to its last byte, and behind a response that fills a
+/// chunk to its last byte: what follows is in the socket still, and the next request comes at once.
 fn bytes_behind_a_long_response_cost_the_connection(engine: Engine) {
     const CHUNK: usize = fastlb::limits::LARGE_CHUNK_BYTES;
     let head = |length: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
