@@ -26,8 +26,8 @@ pub(crate) enum Hang {
     TooBusy,
 }
 
-/// Each world has been there for an hour: time that is counted from the start of a worker and not from
-/// that of a wait shows.
+/// Each world has been there for an hour: time that is counted from the start of a worker and not
+/// from that of a wait shows.
 const BEGIN_MS: u64 = 3_600_000;
 
 pub(crate) struct Executor {
