@@ -125,7 +125,8 @@ fn http_checks_look_at_the_status(engine: Engine) {
             }
             assert_eq!(request.field("user-agent"), Some("fastlb-check"));
             match well.load(Ordering::Relaxed) {
-                true => answer("204 No Content", &[], b""),
+                // In a version that is taken for 1.1, from a check as from a client.
+                true => b"HTTP/1.2 204 No Content\r\n\r\n".to_vec(),
                 false => answer("503 Service Unavailable", &[], b"not now"),
             }
         }
@@ -241,34 +242,31 @@ fn a_reset_request_that_changes_something_does_not(engine: Engine) {
 }
 
 fn a_5xx_goes_to_another_backend_where_that_is_asked_for(engine: Engine) {
-    let bad = Origin::answering(|_| answer("503 Service Unavailable", &[], b"sorry"));
-    let good = Origin::named("good");
-    let backends = format!("{},{}", bad.backend(), good.backend());
-    let flags = [
-        "--backends",
-        &backends,
-        "--retry-on",
-        "5xx",
-        "--eject-after",
-        "0",
-    ];
-    let proxy = Proxy::start(engine, &flags);
-    let mut client = Client::connect(proxy.address);
-    for _ in 0..4 {
-        client.get("/").expect_status(200);
-    }
-    let mut statuses = [0; 2].map(|_| client.post("/", b"once").head.status());
-    statuses.sort_unstable();
-    assert_eq!(statuses, [200, 503], "a POST is sent once");
-    drop((client, good));
-    // Nobody else is left: the answer that there is has to do.
-    eventually("the bad answer", || {
+    // A status of no class counts as one of 5xx (RFC 9110 section 15).
+    for (status, line) in [(503, "503 Service Unavailable"), (600, "600 Odd")] {
+        let bad = Origin::answering(move |_| answer(line, &[], b"sorry"));
+        let good = Origin::named("good");
+        let backends = format!("{},{}", bad.backend(), good.backend());
+        let flags = ["--retry-on", "5xx", "--eject-after", "0"];
+        let flags = [&["--backends", &backends][..], &flags].concat();
+        let proxy = Proxy::start(engine, &flags);
         let mut client = Client::connect(proxy.address);
-        let response = client.get("/");
-        response.head.status() == 503 && response.text() == "sorry"
-    });
-    drop(bad);
-    proxy.finish();
+        for _ in 0..4 {
+            client.get("/").expect_status(200);
+        }
+        let mut statuses = [0; 2].map(|_| client.post("/", b"once").head.status());
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, status], "a POST is sent once");
+        drop((client, good));
+        // Nobody else is left: the answer that there is has to do.
+        eventually("the bad answer", || {
+            let mut client = Client::connect(proxy.address);
+            let response = client.get("/");
+            response.head.status() == status && response.text() == "sorry"
+        });
+        drop(bad);
+        proxy.finish();
+    }
 }
 
 /// Clients that send one GET after the other on kept connections until they are told to stop.
