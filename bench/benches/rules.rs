@@ -77,7 +77,7 @@ fn response_head(bencher: Bencher<'_, '_>) {
         assert!(span.is_some(), "it is whole");
         let mut store = field_store();
         let head = ResponseHead::parse(RESPONSE, &mut store).expect("it is good");
-        let plan = framing::answer(&head, &request).expect("it is good");
+        let plan = framing::answer(&head, &request, SMALL_REQUEST).expect("it is good");
         let delivery = framing::deliver(&plan, &request, false);
         rewrite::response(&head, &plan, delivery, &request, &mut out);
         out.len()

@@ -36,6 +36,7 @@ pub fn response_head(input: &[u8]) {
 /// What a client asks, so that there may be an answer.
 pub(crate) struct Asked {
     pub(crate) method: &'static [u8],
+    pub(crate) head: &'static [u8],
     pub(crate) plan: RequestPlan,
 }
 
@@ -58,6 +59,7 @@ pub(crate) fn asked(choice: u8) -> Asked {
         } else {
             b"GET"
         },
+        head: request,
         plan: framing::request(&head).expect("it is good"),
     }
 }
@@ -156,7 +158,7 @@ pub(crate) fn deliver(
     let bytes = span.of(bytes);
     let mut store = field_store();
     let head = ResponseHead::parse(bytes, &mut store)?;
-    let plan = framing::answer(&head, &asked.plan)?;
+    let plan = framing::answer(&head, &asked.plan, asked.head)?;
     let received = whole(received, bytes.len());
     assert_eq!(received.status, plan.status);
     assert_eq!(received.ending, ending(plan.framing));

@@ -213,6 +213,7 @@ impl<I: Io> Exchange<'_, I> {
             deadline,
             parcel: &mut scratch.response,
             plan: request.plan,
+            sent: &[],
             progress,
             elsewhere,
         };
@@ -231,6 +232,7 @@ impl<I: Io> Exchange<'_, I> {
             scratch.request = kept_head(returned);
             // A backend that answered early may have closed the other direction; the answer counts.
             if upload.is_done() || sent.is_err() {
+                reception.sent = &scratch.request.lead;
                 return reception.run().await;
             }
         } else {

@@ -92,6 +92,8 @@ pub(super) struct Reception<'a, I: Io> {
     pub(super) deadline: &'a Deadline,
     pub(super) parcel: &'a mut Parcel,
     pub(super) plan: RequestPlan,
+    /// The request's head as it was sent, where it asked for another protocol.
+    pub(super) sent: &'a [u8],
     pub(super) progress: &'a Progress,
     /// Asks whether another backend takes the request over after a 5xx; `None` where it may not.
     pub(super) elsewhere: Option<&'a dyn Fn() -> bool>,
@@ -223,7 +225,7 @@ impl<'a, I: Io> Reception<'a, I> {
         let mut store = field_store();
         let bytes = span.of(self.upstream.inbox.bytes_mut());
         let head = ResponseHead::parse(bytes, &mut store).map_err(Cause::BadResponse)?;
-        let plan = framing::answer(&head, &self.plan).map_err(Cause::BadResponse)?;
+        let plan = framing::answer(&head, &self.plan, self.sent).map_err(Cause::BadResponse)?;
         // A refusal that did not wait for the body will not read the rest of it, and what is left
         // of the body cannot be told from the next request.
         let unread = self.progress.uploading.get() && (plan.status >= 400 || !plan.keep_alive);

@@ -22,6 +22,7 @@ on_both_engines! {
     interim_responses_may_come_first,
     a_switch_that_was_not_asked_for_is_502,
     a_switch_to_nothing_is_502,
+    a_switch_is_to_what_was_asked_for,
     an_upgrade_goes_over_a_kept_connection,
     a_tunnel_is_not_kept,
     a_reset_goes_through_a_tunnel,
@@ -233,6 +234,46 @@ fn a_switch_to_nothing_is_502(engine: Engine) {
     client.response().expect_status(502);
     drop((client, origin));
     proxy.finish();
+}
+
+/// RFC 9110 section 7.8: what the client did not name it does not speak, and it would take what
+/// comes behind the 101 for something else.
+fn a_switch_is_to_what_was_asked_for(engine: Engine) {
+    let table = [
+        ("other", 502),
+        ("echo/2", 502),
+        ("echo", 502),
+        ("echo/1, other", 502),
+        ("ECHO/1", 101),
+        ("more", 101),
+        ("more, echo/1", 101),
+    ];
+    for (protocol, status) in table {
+        let origin = Origin::start(move |conversation| {
+            conversation.request();
+            conversation.send(SWITCH.replace("echo/1", protocol));
+            echo(conversation);
+        });
+        let proxy = Proxy::before(engine, &origin);
+        let mut client = Client::connect(proxy.address);
+        client.send(UPGRADE.replace("echo/1", "echo/1, h2c, more"));
+        match status {
+            101 => {
+                let head = client.wire().head().expect("the response comes");
+                assert_eq!(head.status(), 101, "{protocol}");
+                assert_eq!(head.field("upgrade"), Some(protocol));
+                ask(&mut client, b"hello");
+            }
+            _ => {
+                let response = client.response().expect_status(status);
+                assert!(response.text().contains("bad response"), "{protocol}");
+            }
+        }
+        let offered = origin.only_request();
+        assert_eq!(offered.field("upgrade"), Some("echo/1, more"));
+        drop((client, origin));
+        proxy.finish();
+    }
 }
 
 fn an_upgrade_goes_over_a_kept_connection(engine: Engine) {

@@ -83,11 +83,12 @@ fn the_fields_of_an_upgrade_are_written_anew() {
     let mut store = field_store();
     let asked = RequestHead::parse(text.as_bytes(), &mut store).unwrap();
     let asked = framing::request(&asked).unwrap();
+    let sent = expected.as_bytes();
     let text = "HTTP/1.1 101 Switching\r\nConnection: X-Mine, upgrade\r\nX-Mine: 1\r\n\
         Upgrade: websocket\r\nContent-Length: 3\r\nSec-WebSocket-Accept: a\r\n\r\n";
     let mut store = field_store();
     let head = ResponseHead::parse(text.as_bytes(), &mut store).unwrap();
-    let plan = framing::answer(&head, &asked).unwrap();
+    let plan = framing::answer(&head, &asked, sent).unwrap();
     let mut out = Vec::new();
     switching(&head, &plan, &mut out);
     let expected = "HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: a\r\n\

@@ -247,9 +247,9 @@ impl Backend {
         let serial = ask.serial;
         let mut to = "Upgrade: sim\r\n";
         if world.happens(self.scenario.backend_faults_per_mille / 4) {
-            let fault = "backend switches to nothing";
+            let fault = "backend switches to what was not asked for";
             self.ledger.blame(serial, end.connection, fault);
-            to = "";
+            to = world.any(&["", "Upgrade: other\r\n", "Upgrade: sim, other\r\n"]);
         }
         let head =
             format!("HTTP/1.1 101 Fine\r\nX-Serial: {serial}\r\nConnection: upgrade\r\n{to}\r\n");
