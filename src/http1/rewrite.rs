@@ -4,8 +4,7 @@
 //! fields of one connection stay on it (RFC 9110 section 7.6.1), and what remains goes on in its
 //! order.
 
-use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 use httparse::Header;
@@ -13,7 +12,9 @@ use httparse::Header;
 use super::field::{Name, list, push, push_decimal, push_length, push_persistence};
 use super::framing::{Delivery, Framing, Method, RequestPlan, ResponsePlan, Target, protocols};
 use super::head::{RequestHead, ResponseHead};
+use forwarded::forwarded_for;
 
+mod forwarded;
 #[cfg(test)]
 mod tests;
 
@@ -232,39 +233,6 @@ fn reads_as_ours(name: &str) -> bool {
     let prefix = name.bytes().take(PREFIX_BYTES).map(hyphen);
     let read: ArrayVec<u8, PREFIX_BYTES> = prefix.collect();
     str::from_utf8(&read).is_ok_and(|read| Name::of(read) != Name::Other)
-}
-
-fn forwarded_for(fields: &[Header<'_>], trusted: bool, peer: IpAddr, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"X-Forwarded-For: ");
-    for field in fields.iter().filter(|_| trusted) {
-        if Name::of(field.name) == Name::ForwardedFor && !field.value.is_empty() {
-            out.extend_from_slice(field.value);
-            out.extend_from_slice(b", ");
-        }
-    }
-    match peer.to_canonical() {
-        IpAddr::V4(peer) => push_v4(out, peer),
-        IpAddr::V6(peer) => write!(out, "{peer}").expect("writing to a Vec does not fail"),
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Writes what `Display` writes, at a tenth of its cost.
-fn push_v4(out: &mut Vec<u8>, address: Ipv4Addr) {
-    let mut text = ArrayVec::<u8, { "255.255.255.255".len() }>::new();
-    for (place, octet) in address.octets().into_iter().enumerate() {
-        if place > 0 {
-            text.push(b'.');
-        }
-        if octet >= 100 {
-            text.push(b'0' + octet / 100);
-        }
-        if octet >= 10 {
-            text.push(b'0' + octet / 10 % 10);
-        }
-        text.push(b'0' + octet % 10);
-    }
-    out.extend_from_slice(&text);
 }
 
 fn host<'b>(fields: &[Header<'b>]) -> Option<&'b [u8]> {
