@@ -17,6 +17,11 @@ pub const CHUNK_LINE_BYTES_MAX: usize = 256;
 pub const CHUNK_EXTENSION_BYTES_MAX: usize = 16 * 1024;
 /// Longest trailer section after the last chunk (RFC 9112 section 7.1.2).
 pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
+/// Longest `X-Request-Id` that is kept: several times as long as those of any program that makes
+/// them, and nothing that weighs in a head.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Longest name that fastlb goes by in `Via`: it is written into every message.
+pub const PSEUDONYM_BYTES_MAX: usize = 64;
 /// Most interim (1xx) responses before the final one (RFC 9110 section 15.2).
 pub const INTERIM_RESPONSES_MAX: u32 = 32;
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use fastlb::clients::ClientLimits;
 use fastlb::config::{BackendList, Config, Cores};
+use fastlb::http1::request_id::RequestIds;
 use fastlb::io::{self as engine, EngineChoice, Stopwatch};
 use fastlb::limits;
 use fastlb::server::Server;
@@ -113,21 +114,42 @@ fn ask(stream: &mut TcpStream, buffer: &mut [u8], exchange: &Exchange, times: us
     }
 }
 
-fn start(engine: EngineChoice, origin: SocketAddr, clients: ClientLimits) -> Server {
+/// What is asked of the balancer beside serving.
+#[derive(Clone, Copy, Debug)]
+enum Extras {
+    None,
+    /// All limits on clients, and none that is reached.
+    Limits,
+    /// Everything that may be written into a message.
+    Fields,
+}
+
+fn start(engine: EngineChoice, origin: SocketAddr, extras: Extras) -> Server {
     let backends = origin.to_string().parse::<BackendList>().unwrap();
     let listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     let cores = Cores::of_this_process(Some(1)).unwrap();
     let config = Config::new(vec![listen], backends.resolve().unwrap(), cores);
-    Server::start(Config {
+    let config = Config {
         io: engine,
         retries: 0,
-        clients,
         ..config
-    })
-    .unwrap()
+    };
+    let config = match extras {
+        Extras::None => config,
+        Extras::Limits => Config {
+            clients: limited(),
+            ..config
+        },
+        Extras::Fields => Config {
+            via: Some("fastlb".parse().unwrap()),
+            forwarded: true,
+            request_ids: RequestIds::Make,
+            ..config
+        },
+    };
+    Server::start(config).unwrap()
 }
 
-/// All limits, and none that is reached.
 fn limited() -> ClientLimits {
     ClientLimits {
         body_bytes_max: Some(u64::MAX / 2),
@@ -140,10 +162,10 @@ fn limited() -> ClientLimits {
 }
 
 /// What a warm balancer allocates in [`REQUESTS`] of these beyond one timer a tick.
-fn cost(engine: EngineChoice, exchange: &Exchange, clients: ClientLimits) -> usize {
+fn cost(engine: EngineChoice, exchange: &Exchange, extras: Extras) -> usize {
     thread::scope(|scope| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = start(engine, listener.local_addr().unwrap(), clients);
+        let server = start(engine, listener.local_addr().unwrap(), extras);
         let origin = scope.spawn(move || serve(&listener, exchange));
         let address = server.addresses()[0].internet().unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
@@ -175,11 +197,11 @@ fn a_warm_balancer_allocates_nothing() {
     let mut found = Vec::new();
     for engine in engines {
         for exchange in exchanges() {
-            for clients in [ClientLimits::default(), limited()] {
-                let cost = cost(engine, &exchange, clients);
+            for extras in [Extras::None, Extras::Limits, Extras::Fields] {
+                let cost = cost(engine, &exchange, extras);
                 if cost > GROWTH_MAX {
                     let name = exchange.name;
-                    found.push(format!("{engine:?}: {name}: {cost}, {clients:?}"));
+                    found.push(format!("{engine:?}: {name}: {cost}, {extras:?}"));
                 }
             }
         }

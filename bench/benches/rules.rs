@@ -6,7 +6,7 @@ use fastlb::health::{CheckRules, EjectRules, Event, FleetHealth, News};
 use fastlb::http1::chunked::{Decoder, Encoder};
 use fastlb::http1::framing::{self, RequestPlan};
 use fastlb::http1::head::{RequestHead, ResponseHead, Scan, field_store};
-use fastlb::http1::rewrite::{self, Forward, Underscores};
+use fastlb::http1::rewrite::{self, Added, Forward, Underscores};
 
 /// What wrk sends.
 const SMALL_REQUEST: &[u8] = b"GET /bytes/100 HTTP/1.1\r\nHost: fastlb.test\r\n\r\n";
@@ -51,6 +51,8 @@ fn request_head(bencher: Bencher<'_, '_>, bytes: &[u8]) {
         trusted: false,
         authority: "127.0.0.1:80",
         underscores: Underscores::Drop,
+        forwarded: false,
+        added: Added::default(),
     };
     let mut out = Vec::with_capacity(2 * bytes.len());
     bencher.bench_local(|| {
@@ -79,7 +81,8 @@ fn response_head(bencher: Bencher<'_, '_>) {
         let head = ResponseHead::parse(RESPONSE, &mut store).expect("it is good");
         let plan = framing::answer(&head, &request, SMALL_REQUEST).expect("it is good");
         let delivery = framing::deliver(&plan, &request, false);
-        rewrite::response(&head, &plan, delivery, &request, &mut out);
+        let added = Added::default();
+        rewrite::response(&head, &plan, delivery, &request, added, &mut out);
         out.len()
     });
 }

@@ -3,7 +3,7 @@
 
 use fastlb::http1::framing::{self, Framing, RequestPlan};
 use fastlb::http1::head::{BadHead, RequestHead, ResponseHead, Scan, Span, field_store};
-use fastlb::http1::rewrite::{self, Forward, Underscores};
+use fastlb::http1::rewrite::{self, Added, Forward, Underscores};
 use fastlb::limits::{FIELDS_MAX, HEAD_BYTES_MAX};
 
 use super::pieces::places;
@@ -96,6 +96,8 @@ pub(crate) fn forward(
             0 => Underscores::Drop,
             _ => Underscores::Keep,
         },
+        forwarded: choice & 8 != 0,
+        added: added(choice & 16 != 0),
     };
     let from = out.len();
     rewrite::request(&head, &plan, &forward, out);
@@ -116,6 +118,14 @@ pub(crate) fn forward(
         check_read_again(out, &plan);
     }
     Ok(plan)
+}
+
+/// What every message may be sent with.
+fn added(named: bool) -> Added<'static> {
+    Added {
+        via: None,
+        request_id: if named { b"0a1b2c3d" } else { b"" },
+    }
 }
 
 fn check_read_again(out: &[u8], plan: &RequestPlan) {
@@ -163,15 +173,16 @@ pub(crate) fn deliver(
     assert_eq!(received.status, plan.status);
     assert_eq!(received.ending, ending(plan.framing));
     let from = out.len();
+    let added = added(closing);
     let (delivered, framing) = if plan.switches() {
-        rewrite::switching(&head, &plan, out);
+        rewrite::switching(&head, &plan, added, out);
         (Delivered::Switched, Framing::None)
     } else if plan.is_interim() {
-        rewrite::interim(&head, &plan, out);
+        rewrite::interim(&head, &plan, added, out);
         (Delivered::Interim, Framing::None)
     } else {
         let delivery = framing::deliver(&plan, &asked.plan, closing);
-        rewrite::response(&head, &plan, delivery, &asked.plan, out);
+        rewrite::response(&head, &plan, delivery, &asked.plan, added, out);
         let delivered = Delivered::Final {
             received: plan.framing,
             sent: delivery.framing,

@@ -4,17 +4,19 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use clap::ArgAction;
 use ipnet::IpNet;
 use tracing::warn;
 
 use super::clients::ClientFlags;
 use super::health::HealthFlags;
-use super::values::{self, TimeLimit};
+use super::values::{self, TimeLimit, Via};
 use super::{Error, NO_BACKENDS, later, usage};
 use crate::balance::Algorithm;
 use crate::config::{
     BackendList, Config, Cores, Listen, ListenAt, ListenList, Timeouts, parse_duration,
 };
+use crate::http1::request_id::RequestIds;
 use crate::http1::rewrite::Underscores;
 use crate::io::{BufferOptions, EngineChoice};
 use crate::limits;
@@ -134,7 +136,7 @@ pub(super) struct Flags {
     health: HealthFlags,
     #[command(flatten)]
     clients: ClientFlags,
-    /// Peers whose X-Forwarded-* fields are believed; may be repeated.
+    /// Peers whose Forwarded and X-Forwarded-* fields are believed; may be repeated.
     #[arg(
         long,
         value_name = "CIDR",
@@ -143,6 +145,28 @@ pub(super) struct Flags {
     )]
     #[arg(value_parser = values::network)]
     trusted: Vec<IpNet>,
+    /// Backends are sent Forwarded (RFC 7239) beside X-Forwarded-*: on or off.
+    #[arg(
+        long,
+        value_name = "WHAT",
+        env = "FASTLB_FORWARDED",
+        default_value = "off"
+    )]
+    #[arg(action = ArgAction::Set, value_parser = values::on_or_off)]
+    forwarded: bool,
+    /// The name under which fastlb stands in Via of every request and response, or off.
+    #[arg(long, value_name = "NAME", env = "FASTLB_VIA", default_value = "off")]
+    via: Via,
+    /// X-Request-Id, to the backend and back to the client: off, keep (that of the client, where
+    /// it is good) or make (for all but --trusted).
+    #[arg(
+        long,
+        value_name = "WHAT",
+        env = "FASTLB_REQUEST_ID",
+        default_value = "off"
+    )]
+    #[arg(value_parser = RequestIds::from_str)]
+    request_id: RequestIds,
     /// Every connection has to begin with a header of the PROXY protocol, version 1 or 2, which
     /// says who the client is.
     #[arg(long, env = "FASTLB_ACCEPT_PROXY")]
@@ -211,6 +235,9 @@ impl Flags {
             proxy_trusted: self.proxy_trusted,
             send_proxy: self.send_proxy,
             underscores: self.underscore_headers,
+            via: self.via.0,
+            forwarded: self.forwarded,
+            request_ids: self.request_id,
             buffers: BufferOptions::default(),
         })
     }

@@ -203,6 +203,7 @@ mod tests {
     use crate::config::{BackendConfig, Timeouts};
     use crate::fleet::Checks;
     use crate::health::{CheckRules, EjectRules};
+    use crate::http1::request_id::RequestIds;
     use crate::http1::rewrite::Underscores;
     use crate::limits;
     use crate::proxy_protocol::Version;
@@ -349,6 +350,33 @@ mod tests {
         assert_eq!(of(""), Underscores::Drop);
         assert_eq!(of("--underscore-headers keep"), Underscores::Keep);
         assert!(error("-b 127.0.0.1 --underscore-headers off").contains("drop and keep"));
+    }
+
+    #[test]
+    fn what_is_added_to_messages_is_off_unless_asked_for() {
+        let of = |flags: &str| {
+            let config = config(&format!("-b 127.0.0.1 {flags}"));
+            (config.via, config.forwarded, config.request_ids)
+        };
+        let edge = "edge".parse().ok();
+        assert_eq!(of(""), (None, false, RequestIds::Off));
+        let off = "--via off --forwarded off --request-id off";
+        assert_eq!(of(off), (None, false, RequestIds::Off));
+        let on = "--via edge --forwarded on --request-id keep";
+        assert_eq!(of(on), (edge, true, RequestIds::Keep));
+        assert_eq!(of("--request-id make").2, RequestIds::Make);
+        let table = [
+            ("--via a/b", "a token of at most 64 characters"),
+            ("--forwarded yes", "there are on and off"),
+            ("--request-id on", "there are off, keep and make"),
+            ("--mode tcp --via a", "--via has no effect"),
+            ("--mode tcp --forwarded on", "--forwarded has no effect"),
+            ("--mode tcp --request-id make", "--request-id has no effect"),
+        ];
+        for (flags, part) in table {
+            let error = error(&format!("-b 127.0.0.1:1 {flags}"));
+            assert!(error.contains(part), "{flags}: {error}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tracing::level_filters::LevelFilter;
 use super::later::DOES_NOT_EXIST;
 use crate::balance::Algorithm;
 use crate::config::{DurationError, parse_limit};
-use crate::http1::rewrite::Underscores;
+use crate::http1::rewrite::{BadPseudonym, Pseudonym, Underscores};
 use crate::upstream::RetryOn;
 
 /// Algorithms that will come.
@@ -39,6 +39,21 @@ impl FromStr for TimeLimit {
 impl From<TimeLimit> for Option<Duration> {
     fn from(TimeLimit(limit): TimeLimit) -> Self {
         limit
+    }
+}
+
+/// A name in `Via`; none where the user wrote `off`.
+#[derive(Clone, Debug)]
+pub(super) struct Via(pub(super) Option<Pseudonym>);
+
+impl FromStr for Via {
+    type Err = BadPseudonym;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(Self(None)),
+            _ => text.parse().map(|name| Self(Some(name))),
+        }
     }
 }
 
@@ -83,6 +98,15 @@ pub(super) fn underscores(what: &str) -> Result<Underscores, String> {
         "drop" => Ok(Underscores::Drop),
         "keep" => Ok(Underscores::Keep),
         _ => Err("there are drop and keep".to_owned()),
+    }
+}
+
+/// Reads whether something is done.
+pub(super) fn on_or_off(what: &str) -> Result<bool, String> {
+    match what {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("there are on and off".to_owned()),
     }
 }
 

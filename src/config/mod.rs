@@ -25,7 +25,8 @@ use crate::balance::{Algorithm, Weight};
 use crate::clients::ClientLimits;
 use crate::fleet::Checks;
 use crate::health::{CheckRules, EjectRules};
-use crate::http1::rewrite::Underscores;
+use crate::http1::request_id::RequestIds;
+use crate::http1::rewrite::{Pseudonym, Underscores};
 use crate::io::{Address, BufferOptions, EngineChoice};
 use crate::limits;
 use crate::proxy_protocol::Version;
@@ -65,6 +66,12 @@ pub struct Config {
     pub send_proxy: Option<Version>,
     /// What becomes of a request's fields whose names have an underscore.
     pub underscores: Underscores,
+    /// The name in `Via` of every message, where that is written.
+    pub via: Option<Pseudonym>,
+    /// Whether backends are sent `Forwarded` (RFC 7239) too.
+    pub forwarded: bool,
+    /// What becomes of `X-Request-Id`.
+    pub request_ids: RequestIds,
     /// Memory that each worker receives into.
     pub buffers: BufferOptions,
 }
@@ -88,6 +95,9 @@ impl Config {
             proxy_trusted: Vec::new(),
             send_proxy: None,
             underscores: Underscores::default(),
+            via: None,
+            forwarded: false,
+            request_ids: RequestIds::default(),
             buffers: BufferOptions::default(),
         }
     }

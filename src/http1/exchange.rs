@@ -40,7 +40,7 @@ pub(super) async fn exchange<I: Io>(
     client: &mut Client<I>,
     scratch: &mut Scratch,
 ) -> After {
-    let request = match request::receive(gateway, client, &mut scratch.request).await {
+    let request = match request::receive(gateway, client, scratch).await {
         Ok(request) => request,
         Err(refused) => return refuse(gateway, client, scratch, refused).await,
     };
@@ -214,6 +214,7 @@ impl<I: Io> Exchange<'_, I> {
             parcel: &mut scratch.response,
             plan: request.plan,
             sent: &[],
+            added: gateway.added(&scratch.request_id),
             progress,
             elsewhere,
         };
@@ -466,7 +467,8 @@ async fn refuse<I: Io>(
     let head_only = plan.is_some_and(|plan| plan.method == Method::Head);
     let parcel = &mut scratch.response;
     parcel.clear();
-    reply::write(end.cause, version, keep_alive, head_only, &mut parcel.lead);
+    let (request_id, out) = (&scratch.request_id, &mut parcel.lead);
+    reply::write(end.cause, version, keep_alive, head_only, request_id, out);
     gateway.counters.own_replies.add(1);
     gateway.counters.count_response(status);
     let Client {

@@ -26,8 +26,12 @@ pub(super) enum Name {
     ForwardedProto,
     /// `X-Forwarded-Host`.
     ForwardedHost,
-    /// `Forwarded` (RFC 7239) and the rest of `X-Forwarded-*`.
+    /// The rest of `X-Forwarded-*`.
     ForwardedOther,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// `X-Request-Id`.
+    RequestId,
     Other,
 }
 
@@ -42,10 +46,11 @@ impl Name {
             6 if is(name, b"expect") => Self::Expect,
             7 if is(name, b"upgrade") => Self::Upgrade,
             7 if is(name, b"trailer") => Self::Trailer,
-            9 if is(name, b"forwarded") => Self::ForwardedOther,
+            9 if is(name, b"forwarded") => Self::Forwarded,
             10 if is(name, b"connection") => Self::Connection,
             10 if is(name, b"keep-alive") => Self::HopByHop,
             12 if is(name, b"max-forwards") => Self::MaxForwards,
+            12 if is(name, b"x-request-id") => Self::RequestId,
             13 if is(name, b"authorization") => Self::Authorization,
             14 if is(name, b"content-length") => Self::ContentLength,
             14 if is(name, b"http2-settings") => Self::HopByHop,
@@ -168,7 +173,8 @@ mod tests {
             ("x-forwarded-proto", Name::ForwardedProto),
             ("X-FORWARDED-HOST", Name::ForwardedHost),
             ("X-Forwarded-Port", Name::ForwardedOther),
-            ("Forwarded", Name::ForwardedOther),
+            ("Forwarded", Name::Forwarded),
+            ("X-Request-ID", Name::RequestId),
             ("X-Forwarded-", Name::Other),
             ("Trailers", Name::Other),
             ("Content-Type", Name::Other),

@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use tracing::debug;
 
 use super::end::{Cause, End, Phase};
-use super::rewrite::Underscores;
+use super::request_id::{RequestIds, RequestNames};
+use super::rewrite::{Added, Pseudonym, Underscores};
 use crate::clients::{Clients, Place};
 use crate::io::{Io, Wheel};
 use crate::proxy_protocol;
@@ -38,6 +39,12 @@ pub struct Options {
     pub trusted: Vec<IpNet>,
     /// What becomes of a request's fields whose names have an underscore.
     pub underscores: Underscores,
+    /// The name in `Via`, where that is written.
+    pub via: Option<Pseudonym>,
+    /// Whether backends are sent `Forwarded` (RFC 7239) too.
+    pub forwarded: bool,
+    /// What becomes of `X-Request-Id`.
+    pub request_ids: RequestIds,
     /// How long a TCP session or a tunnel may stand still.
     pub flow: FlowOptions,
     /// What is said of clients before anything else, by proxies before and to backends behind.
@@ -55,6 +62,7 @@ pub(crate) struct Gateway<I: Io> {
     pub(crate) backends: Backends<I>,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) options: Options,
+    pub(super) names: RequestNames,
     draining: Cell<bool>,
 }
 
@@ -66,12 +74,14 @@ impl<I: Io> Gateway<I> {
         options: Options,
     ) -> Self {
         let wheel = Wheel::default();
+        let names = RequestNames::new(options.request_ids);
         Self {
             io,
             wheel,
             backends,
             counters,
             options,
+            names,
             draining: Cell::new(false),
         }
     }
@@ -84,6 +94,14 @@ impl<I: Io> Gateway<I> {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// What is added to the messages of a request with this name.
+    pub(super) fn added<'a>(&'a self, request_id: &'a [u8]) -> Added<'a> {
+        Added {
+            via: self.options.via.as_ref(),
+            request_id,
+        }
     }
 
     /// How long an exchange may stand still.

@@ -12,6 +12,7 @@ mod gateway;
 pub mod head;
 pub mod reply;
 mod request;
+pub mod request_id;
 mod response;
 pub mod rewrite;
 mod session;

@@ -5,8 +5,16 @@ use super::field::{push, push_decimal, push_length, push_persistence};
 use super::head::Version;
 
 /// Writes the whole answer to a request that ended by `cause`: nothing where that has no status.
-/// `head_only` leaves the body out, as HEAD wants it.
-pub fn write(cause: Cause, version: Version, keep_alive: bool, head_only: bool, out: &mut Vec<u8>) {
+/// `head_only` leaves the body out, as HEAD wants it; `request_id` is what the request is called,
+/// where it has a name.
+pub fn write(
+    cause: Cause,
+    version: Version,
+    keep_alive: bool,
+    head_only: bool,
+    request_id: &[u8],
+    out: &mut Vec<u8>,
+) {
     let Some(status) = cause.status() else {
         return;
     };
@@ -29,6 +37,9 @@ pub fn write(cause: Cause, version: Version, keep_alive: bool, head_only: bool, 
         out.extend_from_slice(b"Retry-After: ");
         push_decimal(out, seconds);
         out.extend_from_slice(b"\r\n");
+    }
+    if !request_id.is_empty() {
+        push(out, "X-Request-Id", request_id);
     }
     push_persistence(out, version, keep_alive);
     out.extend_from_slice(b"\r\n");
@@ -67,7 +78,7 @@ mod tests {
 
     fn written(cause: Cause, version: Version, keep_alive: bool, head_only: bool) -> String {
         let mut out = Vec::new();
-        write(cause, version, keep_alive, head_only, &mut out);
+        write(cause, version, keep_alive, head_only, b"", &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -95,6 +106,15 @@ mod tests {
             false,
         );
         assert!(allow.contains("\r\nAllow: GET, "));
+    }
+
+    #[test]
+    fn an_answer_says_what_its_request_is_called() {
+        let mut out = Vec::new();
+        let (cause, version) = (Cause::NoBackend, Version::Http11);
+        write(cause, version, true, true, b"id-1", &mut out);
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.ends_with("\r\nX-Request-Id: id-1\r\n\r\n"), "{out}");
     }
 
     #[test]

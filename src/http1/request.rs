@@ -5,9 +5,9 @@ use super::framing::{self, Framing, RequestPlan};
 use super::gateway::Gateway;
 use super::head::{RequestHead, Scan, Span, field_store};
 use super::rewrite::{self, Forward};
-use super::session::Client;
+use super::session::{Client, Scratch};
 use crate::balance::BackendId;
-use crate::io::{ChunkSize, Io, Parcel};
+use crate::io::{ChunkSize, Io};
 use crate::relay::{Fill, RelayEnd, Stop};
 use crate::upstream::Tried;
 
@@ -25,15 +25,15 @@ pub(super) struct Refused {
     pub(super) plan: Option<RequestPlan>,
 }
 
-/// Waits for a whole head and writes it, as the backend shall see it, to `parcel`.
+/// Waits for a whole head and writes it, as the backend shall see it, to `scratch`.
 pub(super) async fn receive<I: Io>(
     gateway: &Gateway<I>,
     client: &mut Client<I>,
-    parcel: &mut Parcel,
+    scratch: &mut Scratch,
 ) -> Result<Request, Refused> {
     let span = head(gateway, client).await.map_err(refused)?;
     client.requests = client.requests.saturating_add(1);
-    let request = translate(gateway, client, span, parcel);
+    let request = translate(gateway, client, span, scratch);
     // Also where it is refused: the connection may go on with the next request.
     client.stream.inbox.consume(span.end);
     request
@@ -65,7 +65,7 @@ fn translate<I: Io>(
     gateway: &Gateway<I>,
     client: &mut Client<I>,
     span: Span,
-    parcel: &mut Parcel,
+    scratch: &mut Scratch,
 ) -> Result<Request, Refused> {
     let bad = |bad| refused(Cause::BadRequest(bad));
     let mut store = field_store();
@@ -81,6 +81,8 @@ fn translate<I: Io>(
     gateway.counters.requests.add(1);
     let peer = client.peer.address();
     let trusted = gateway.trusts(peer);
+    let request_id = &mut scratch.request_id;
+    gateway.names.name(head.fields, trusted, request_id);
     if !trusted {
         let charged = gateway.charge(peer);
         charged.map_err(|cause| turned_away(cause, Phase::Head, plan))?;
@@ -103,8 +105,10 @@ fn translate<I: Io>(
                 trusted,
                 authority,
                 underscores: gateway.options.underscores,
+                forwarded: gateway.options.forwarded,
+                added: gateway.added(request_id),
             };
-            rewrite::request(&head, &plan, &forward, &mut parcel.lead);
+            rewrite::request(&head, &plan, &forward, &mut scratch.request.lead);
             Request { plan, backend }
         });
     picked.ok_or_else(|| turned_away(Cause::NoBackend, Phase::Connect, plan))

@@ -8,7 +8,7 @@ use super::end::{Cause, Phase};
 use super::framing::{self, Delivery, Framing, RequestPlan, ResponsePlan};
 use super::gateway::Gateway;
 use super::head::{ResponseHead, Scan, Span, Version, field_store};
-use super::rewrite;
+use super::rewrite::{self, Added};
 use crate::io::{ChunkSize, Deadline, Io, Parcel};
 use crate::limits;
 use crate::relay::{
@@ -94,6 +94,7 @@ pub(super) struct Reception<'a, I: Io> {
     pub(super) plan: RequestPlan,
     /// The request's head as it was sent, where it asked for another protocol.
     pub(super) sent: &'a [u8],
+    pub(super) added: Added<'a>,
     pub(super) progress: &'a Progress,
     /// Asks whether another backend takes the request over after a 5xx; `None` where it may not.
     pub(super) elsewhere: Option<&'a dyn Fn() -> bool>,
@@ -231,12 +232,13 @@ impl<'a, I: Io> Reception<'a, I> {
         let unread = self.progress.uploading.get() && (plan.status >= 400 || !plan.keep_alive);
         let closing = unread || self.gateway.is_draining();
         let delivery = framing::deliver(&plan, &self.plan, closing);
+        let (added, out) = (self.added, &mut self.parcel.lead);
         if plan.switches() {
-            rewrite::switching(&head, &plan, &mut self.parcel.lead);
+            rewrite::switching(&head, &plan, added, out);
         } else if !plan.is_interim() {
-            rewrite::response(&head, &plan, delivery, &self.plan, &mut self.parcel.lead);
+            rewrite::response(&head, &plan, delivery, &self.plan, added, out);
         } else if self.plan.version == Version::Http11 {
-            rewrite::interim(&head, &plan, &mut self.parcel.lead);
+            rewrite::interim(&head, &plan, added, out);
         }
         Ok((plan, delivery))
     }

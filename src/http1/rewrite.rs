@@ -12,8 +12,10 @@ use httparse::Header;
 use super::field::{Name, list, push, push_decimal, push_length, push_persistence};
 use super::framing::{Delivery, Framing, Method, RequestPlan, ResponsePlan, Target, protocols};
 use super::head::{RequestHead, ResponseHead};
-use forwarded::forwarded_for;
+pub use added::{Added, BadPseudonym, Pseudonym};
+use forwarded::{forwarded, forwarded_for, is_forwarded};
 
+mod added;
 mod forwarded;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,10 @@ pub struct Forward<'a> {
     pub authority: &'a str,
     /// What becomes of names with an underscore.
     pub underscores: Underscores,
+    /// Whether `Forwarded` (RFC 7239) is written too.
+    pub forwarded: bool,
+    /// What fastlb adds to every message.
+    pub added: Added<'a>,
 }
 
 /// Writes the request's head for the backend, as HTTP/1.1 on a connection to be kept. `plan` is
@@ -82,6 +88,10 @@ pub fn request(
     if let Some(asked) = asked.filter(|asked| !told.host && !asked.is_empty()) {
         push(out, "X-Forwarded-Host", asked);
     }
+    if forward.forwarded {
+        forwarded(forward.peer, asked.unwrap_or_default(), out);
+    }
+    forward.added.push(head.version, out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -91,10 +101,11 @@ pub fn response(
     plan: &ResponsePlan,
     delivery: Delivery,
     request: &RequestPlan,
+    added: Added<'_>,
     out: &mut Vec<u8>,
 ) {
     status_line(head, out);
-    response_fields(head.fields, plan, delivery.trailers, out);
+    response_fields(head, plan, delivery.trailers, added, out);
     match (delivery.framing, plan.length_field) {
         (Framing::None, Some(length)) => push_length(out, length),
         _ => framing(delivery.framing, out),
@@ -105,16 +116,26 @@ pub fn response(
 
 /// Writes the head of an interim (1xx) response, for a 1.1 client: a 1.0 client must not be sent
 /// one (RFC 9110 section 15.2).
-pub fn interim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, out: &mut Vec<u8>) {
+pub fn interim(
+    head: &ResponseHead<'_, '_>,
+    plan: &ResponsePlan,
+    added: Added<'_>,
+    out: &mut Vec<u8>,
+) {
     status_line(head, out);
-    response_fields(head.fields, plan, false, out);
+    response_fields(head, plan, false, added, out);
     out.extend_from_slice(b"\r\n");
 }
 
 /// Writes the head of the response that switches protocols.
-pub fn switching(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, out: &mut Vec<u8>) {
+pub fn switching(
+    head: &ResponseHead<'_, '_>,
+    plan: &ResponsePlan,
+    added: Added<'_>,
+    out: &mut Vec<u8>,
+) {
     status_line(head, out);
-    response_fields(head.fields, plan, false, out);
+    response_fields(head, plan, false, added, out);
     upgrade(head.fields, out);
     out.extend_from_slice(b"\r\n");
 }
@@ -193,6 +214,9 @@ fn request_fields(
             Name::ForwardedProto if trusted => told.proto = true,
             Name::ForwardedHost if trusted => told.host = true,
             Name::ForwardedOther if trusted => {}
+            // Ours is written behind it, and must not end up inside of what was left open.
+            Name::Forwarded if trusted && (!forward.forwarded || is_forwarded(field.value)) => {}
+            Name::RequestId if forward.added.request_id.is_empty() => {}
             _ => continue,
         }
         push(out, field.name, field.value);
@@ -200,10 +224,17 @@ fn request_fields(
     told
 }
 
-/// Copies the fields that go on to the client. Names that only requests give a meaning pass.
-fn response_fields(fields: &[Header<'_>], plan: &ResponsePlan, trailers: bool, out: &mut Vec<u8>) {
-    let named = Named::of(fields, plan.names_fields);
-    for field in fields {
+/// Writes the fields that go on to the client, and those that are added. Names that only requests
+/// give a meaning pass.
+fn response_fields(
+    head: &ResponseHead<'_, '_>,
+    plan: &ResponsePlan,
+    trailers: bool,
+    added: Added<'_>,
+    out: &mut Vec<u8>,
+) {
+    let named = Named::of(head.fields, plan.names_fields);
+    for field in head.fields {
         match Name::of(field.name) {
             Name::ContentLength
             | Name::TransferEncoding
@@ -212,10 +243,12 @@ fn response_fields(fields: &[Header<'_>], plan: &ResponsePlan, trailers: bool, o
             | Name::Te
             | Name::HopByHop => {}
             Name::Trailer if !trailers => {}
+            Name::RequestId if !added.request_id.is_empty() => {}
             _ if named.has(field.name) => {}
             _ => push(out, field.name, field.value),
         }
     }
+    added.push(head.version, out);
 }
 
 impl Underscores {
@@ -273,7 +306,7 @@ impl<'s, 'b> Named<'s, 'b> {
 /// Whether a field is meant for all recipients, so that `Connection` cannot have it dropped: a
 /// client could otherwise strip a request of what the backend decides by.
 fn is_for_all(name: &str) -> bool {
-    const FOR_ALL: [&str; 24] = [
+    const FOR_ALL: [&str; 25] = [
         "age",
         "authorization",
         "cache-control",
@@ -294,6 +327,7 @@ fn is_for_all(name: &str) -> bool {
         "strict-transport-security",
         "user-agent",
         "vary",
+        "via",
         "www-authenticate",
         "x-frame-options",
         "x-real-ip",

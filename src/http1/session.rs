@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::exchange::{After, exchange};
 use super::gateway::{Admitted, Gateway};
+use super::request_id::RequestId;
 use crate::io::{ChunkSize, Deadline, Expect, Io, Parcel};
 use crate::limits;
 use crate::listener::Arrival;
@@ -84,7 +85,7 @@ fn ticks(now_ms: u64) -> u32 {
     (now_ms / limits::TICK_MS) as u32
 }
 
-/// The buffers of an exchange.
+/// The buffers of an exchange, and what outlives the head of its request.
 #[derive(Default)]
 pub(crate) struct Scratch {
     /// The head that goes upstream, with what came of the body at once.
@@ -93,6 +94,8 @@ pub(crate) struct Scratch {
     pub(super) body: Parcel,
     /// What goes downstream.
     pub(super) response: Parcel,
+    /// What the request is called.
+    pub(super) request_id: RequestId,
 }
 
 impl Scratch {
@@ -100,6 +103,7 @@ impl Scratch {
         self.request.clear();
         self.body.clear();
         self.response.clear();
+        self.request_id.clear();
     }
 }
 

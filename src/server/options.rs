@@ -33,6 +33,9 @@ pub(super) fn http(config: &Config) -> http1::Options {
         clients: Clients::new(config.clients),
         trusted: config.trusted.clone(),
         underscores: config.underscores,
+        via: config.via.clone(),
+        forwarded: config.forwarded,
+        request_ids: config.request_ids,
         flow: flow(&config.timeouts),
         proxy: proxy_protocol::Options {
             trusted: config.proxy_trusted.clone(),

@@ -1,6 +1,6 @@
 //! What the proxy changes in a head, and what it leaves alone (RFC 9110 section 7.6).
 
-use crate::support::{Client, Engine, Message, Origin, Proxy, answer};
+use crate::support::{Client, Engine, Message, Origin, Proxy, answer, refusing_address};
 
 on_both_engines! {
     hop_by_hop_fields_are_dropped,
@@ -10,6 +10,11 @@ on_both_engines! {
     forwarded_fields_are_set,
     forwarded_fields_of_strangers_are_dropped,
     forwarded_fields_of_trusted_peers_are_kept,
+    a_request_is_known_by_one_name_everywhere,
+    a_name_is_kept_of_those_who_may_give_one,
+    an_answer_in_place_of_the_backends_is_known_by_its_name_too,
+    every_message_says_where_it_came_through,
+    the_way_is_told_as_rfc_7239_has_it,
     http10_without_host_gets_the_authority,
     an_asterisk_is_a_target,
 }
@@ -115,6 +120,130 @@ fn forwarded_fields_of_trusted_peers_are_kept(engine: Engine) {
     assert_eq!(chain, "203.0.113.7, 203.0.113.8, 127.0.0.1");
     assert_eq!(seen.field("x-forwarded-proto"), Some("https"));
     assert_eq!(seen.field("x-forwarded-host"), Some("outer.test"));
+}
+
+fn is_made(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Also where the backend names it otherwise, where interim responses come first, and where it is
+/// asked once more for a connection that was dead.
+fn a_request_is_known_by_one_name_everywhere(engine: Engine) {
+    let origin = Origin::answering(|_| {
+        let answer = answer("200 OK", &["X-Request-Id: theirs"], b"");
+        [&b"HTTP/1.1 103 Early Hints\r\n\r\n"[..], &answer].concat()
+    });
+    let proxy = Proxy::before_with(engine, &origin, &["--request-id", "make"]);
+    let mut client = Client::connect(proxy.address);
+    let mut names = Vec::new();
+    for round in 0..4 {
+        if round == 2 {
+            origin.close_all();
+        }
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\n\r\n");
+        let interim = client.response().expect_status(103);
+        let response = client.response().expect_status(200);
+        let seen = origin.requests().pop().expect("it is seen");
+        let name = seen.field("x-request-id").expect("it has a name");
+        assert!(is_made(name), "{name}");
+        assert_eq!(interim.field("x-request-id"), Some(name));
+        assert_eq!(response.field("x-request-id"), Some(name));
+        names.push(name.to_owned());
+    }
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), 4, "each has its own");
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn a_name_is_kept_of_those_who_may_give_one(engine: Engine) {
+    let named = |fields: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    let (keep, make) = (&["--request-id", "keep"][..], ["--request-id", "make"]);
+    let trusted = [&make[..], &["--trusted", "127.0.0.1"]].concat();
+    for options in [keep, &trusted] {
+        let seen = forwarded(engine, options, &named("X-Request-ID: q/8+Zw==\r\n"));
+        assert_eq!(seen.field("x-request-id"), Some("q/8+Zw=="));
+        for bad in [
+            "",
+            "X-Request-Id: a b\r\n",
+            "X-Request-Id: a\r\nX-Request-Id: a\r\n",
+        ] {
+            let seen = forwarded(engine, options, &named(bad));
+            let name = seen.field("x-request-id").expect("it has one name");
+            assert!(is_made(name), "{bad:?}: {name}");
+        }
+    }
+    let twice = named("X-Request-Id: a\r\nX-Request-Id: a b\r\n");
+    let seen = forwarded(engine, &[], &twice);
+    assert_eq!(seen.head.fields_named("x-request-id"), ["a", "a b"]);
+}
+
+fn an_answer_in_place_of_the_backends_is_known_by_its_name_too(engine: Engine) {
+    let (_bound, refusing) = refusing_address();
+    let backend = refusing.to_string();
+    let proxy = Proxy::start(engine, &["--backends", &backend, "--request-id", "keep"]);
+    let mut client = Client::connect(proxy.address);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\n\r\n");
+    let response = client.response().expect_status(503);
+    assert_eq!(response.field("x-request-id"), Some("mine"));
+    // One that was not understood has none, and not that of the last.
+    client.send("GET / HTTP/1.1\r\nX-Request-Id: other\r\n\r\n");
+    let response = client.response().expect_status(400);
+    assert_eq!(response.field("x-request-id"), None);
+    drop(client);
+    proxy.finish();
+}
+
+fn every_message_says_where_it_came_through(engine: Engine) {
+    let origin = Origin::answering(|request| match request.field("upgrade") {
+        Some(_) => {
+            let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n";
+            format!("{switch}Upgrade: echo\r\n\r\n").into_bytes()
+        }
+        None => {
+            let fields = "Via: 1.1 inner\r\nContent-Length: 0";
+            format!("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.0 200 OK\r\n{fields}\r\n\r\n").into()
+        }
+    });
+    let proxy = Proxy::before_with(engine, &origin, &["--via", "edge-1"]);
+    let mut client = Client::connect(proxy.address);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nVia: 2 outer\r\nConnection: Via\r\n\r\n");
+    let interim = client.response().expect_status(103);
+    assert_eq!(interim.head.fields_named("via"), ["1.1 edge-1"]);
+    let response = client.response().expect_status(200);
+    assert_eq!(
+        response.head.fields_named("via"),
+        ["1.1 inner", "1.0 edge-1"]
+    );
+    client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    client.response().expect_status(200);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    let head = client.wire().head().expect("the response comes");
+    assert_eq!(
+        (head.status(), head.field("via")),
+        (101, Some("1.1 edge-1"))
+    );
+    let seen: Vec<_> = origin.requests();
+    let via = seen.iter().map(|seen| seen.head.fields_named("via"));
+    let expected: [&[&str]; 3] = [&["2 outer", "1.1 edge-1"], &["1.0 edge-1"], &["1.1 edge-1"]];
+    assert_eq!(via.collect::<Vec<_>>(), expected);
+    drop((client, origin));
+    proxy.finish();
+}
+
+fn the_way_is_told_as_rfc_7239_has_it(engine: Engine) {
+    let on = ["--forwarded", "on"];
+    let request = "GET / HTTP/1.1\r\nHost: a.test:80\r\nForwarded: for=1.1.1.1\r\n\r\n";
+    let hop = "for=127.0.0.1;host=\"a.test:80\";proto=http";
+    let seen = forwarded(engine, &on, request);
+    assert_eq!(seen.field("forwarded"), Some(hop));
+    assert_eq!(seen.field("x-forwarded-for"), Some("127.0.0.1"));
+    let trusted = [&on[..], &["--trusted", "127.0.0.1"]].concat();
+    let seen = forwarded(engine, &trusted, request);
+    assert_eq!(seen.head.fields_named("forwarded"), ["for=1.1.1.1", hop]);
+    let seen = forwarded(engine, &trusted, &request.replace("1.1.1.1", "\"open"));
+    assert_eq!(seen.field("forwarded"), Some(hop));
 }
 
 fn http10_without_host_gets_the_authority(engine: Engine) {

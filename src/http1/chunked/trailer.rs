@@ -51,5 +51,6 @@ fn may_trail(name: &str) -> bool {
         "warning",
         "www-authenticate",
     ];
-    Name::of(name) == Name::Other && !NEVER.iter().any(|never| name.eq_ignore_ascii_case(never))
+    matches!(Name::of(name), Name::Other | Name::RequestId)
+        && !NEVER.iter().any(|never| name.eq_ignore_ascii_case(never))
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
-use super::{Forward, Underscores, interim, request, response, switching};
+use super::{Added, Forward, Pseudonym, Underscores, interim, request, response, switching};
 use crate::http1::field::Name;
 use crate::http1::framing::{self, Method, RequestPlan, deliver};
 use crate::http1::head::{RequestHead, ResponseHead, Scan, field_store};
@@ -15,6 +15,11 @@ const STRANGER: Forward<'_> = Forward {
     trusted: false,
     authority: "backend:80",
     underscores: Underscores::Drop,
+    forwarded: false,
+    added: Added {
+        via: None,
+        request_id: b"",
+    },
 };
 const FRIEND: Forward<'_> = Forward {
     trusted: true,
@@ -39,14 +44,9 @@ fn delivered(text: &str, asked: &str) -> String {
     let mut store = field_store();
     let head = ResponseHead::parse(text.as_bytes(), &mut store).expect("a well-formed head");
     let plan = framing::response(&head, asked.method).expect("a head that means one thing");
+    let delivery = deliver(&plan, &asked, false);
     let mut out = Vec::new();
-    response(
-        &head,
-        &plan,
-        deliver(&plan, &asked, false),
-        &asked,
-        &mut out,
-    );
+    response(&head, &plan, delivery, &asked, Added::default(), &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -90,7 +90,7 @@ fn the_fields_of_an_upgrade_are_written_anew() {
     let head = ResponseHead::parse(text.as_bytes(), &mut store).unwrap();
     let plan = framing::answer(&head, &asked, sent).unwrap();
     let mut out = Vec::new();
-    switching(&head, &plan, &mut out);
+    switching(&head, &plan, Added::default(), &mut out);
     let expected = "HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: a\r\n\
         Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
@@ -144,6 +144,71 @@ fn only_a_trusted_peer_is_believed_what_it_says_of_others() {
     let ignored = "GET / HTTP/1.1\r\nHost: a\r\nX-Real-IP: 1.1.1.1\r\n\
         X-Forwarded-For: 192.0.2.10\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\r\n";
     assert_eq!(forwarded(text, &STRANGER), ignored);
+}
+
+#[test]
+fn one_more_hop_is_told_of_behind_those_of_a_trusted_peer() {
+    let text = "GET / HTTP/1.1\r\nHost: a:80\r\nForwarded: for=1.1.1.1, for=\"[::2]\"\r\n\
+        Forwarded: for=\"left open\r\nX-Forwarded-Host: b\r\nForwarded: for=3.3.3.3\r\n\r\n";
+    let hop = "Forwarded: for=192.0.2.10;host=\"a:80\";proto=http\r\n";
+    let told = |trusted| {
+        let forward = Forward {
+            trusted,
+            forwarded: true,
+            ..STRANGER
+        };
+        let out = forwarded(text, &forward);
+        let lines = out.split_inclusive('\n');
+        let told = lines.filter(|line| line.starts_with("Forwarded: "));
+        told.collect::<String>()
+    };
+    assert_eq!(told(false), hop);
+    let kept = "Forwarded: for=1.1.1.1, for=\"[::2]\"\r\nForwarded: for=3.3.3.3\r\n";
+    assert_eq!(told(true), format!("{kept}{hop}"));
+    // What is not written is not judged either.
+    assert!(forwarded(text, &FRIEND).contains("Forwarded: for=\"left open\r\n"));
+}
+
+#[test]
+fn what_is_added_goes_both_ways_and_cannot_be_named_away() {
+    let name: Pseudonym = "edge".parse().unwrap();
+    let added = Added {
+        via: Some(&name),
+        request_id: b"id-1",
+    };
+    let text = "GET / HTTP/1.0\r\nVia: 1.1 inner\r\nConnection: via, x-request-id, forwarded\r\n\
+        X-Request-Id: theirs\r\nX_Request_Id: theirs\r\n\r\n";
+    let forward = Forward {
+        added,
+        underscores: Underscores::Keep,
+        ..STRANGER
+    };
+    let expected = "GET / HTTP/1.1\r\nHost: backend:80\r\nVia: 1.1 inner\r\n\
+        X-Forwarded-For: 192.0.2.10\r\nX-Forwarded-Proto: http\r\nVia: 1.0 edge\r\n\
+        X-Request-Id: id-1\r\n\r\n";
+    assert_eq!(forwarded(text, &forward), expected);
+    let untouched = forwarded(text, &STRANGER);
+    assert!(untouched.contains("\r\nX-Request-Id: theirs\r\n"));
+
+    let mut store = field_store();
+    let asked = RequestHead::parse(text.as_bytes(), &mut store).unwrap();
+    let asked = framing::request(&asked).unwrap();
+    let text = "HTTP/1.1 200 OK\r\nX-Request-ID: echoed\r\nConnection: via\r\nVia: 1.0 a\r\n\
+        Content-Length: 0\r\n\r\n";
+    let mut store = field_store();
+    let head = ResponseHead::parse(text.as_bytes(), &mut store).unwrap();
+    let plan = framing::response(&head, Method::Get).unwrap();
+    let fields = "Via: 1.0 a\r\nVia: 1.1 edge\r\nX-Request-Id: id-1\r\n";
+    let end = "Content-Length: 0\r\nConnection: close\r\n\r\n";
+    let mut out = Vec::new();
+    let delivery = deliver(&plan, &asked, true);
+    response(&head, &plan, delivery, &asked, added, &mut out);
+    let expected = format!("HTTP/1.1 200 OK\r\n{fields}{end}");
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+    let mut out = Vec::new();
+    interim(&head, &plan, added, &mut out);
+    let expected = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
 #[test]
@@ -315,7 +380,7 @@ fn an_interim_response_has_no_framing() {
     let head = ResponseHead::parse(text, &mut store).unwrap();
     let plan = framing::response(&head, Method::Get).unwrap();
     let mut out = Vec::new();
-    interim(&head, &plan, &mut out);
+    interim(&head, &plan, Added::default(), &mut out);
     assert_eq!(out, b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n");
 }
 

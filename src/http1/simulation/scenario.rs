@@ -7,6 +7,7 @@ use super::fleet::BACKENDS_MAX;
 use crate::clients::{ClientLimits, Clients};
 use crate::health::{CheckRules, EjectRules};
 use crate::http1::Options;
+use crate::http1::request_id::RequestIds;
 use crate::http1::rewrite::Underscores;
 use crate::io::BufferOptions;
 use crate::io::sim::{Network, World};
@@ -181,6 +182,10 @@ pub(super) fn http(rng: &mut fastrand::Rng) -> Options {
         clients: Clients::new(ClientLimits::default()),
         trusted: Vec::new(),
         underscores: Underscores::default(),
+        via: None,
+        forwarded: false,
+        // Names are random, and a run is to be the same again.
+        request_ids: RequestIds::Off,
         flow: FlowOptions {
             idle_timeout: Some(Duration::from_millis(3_000)),
             half_closed_timeout: Duration::from_millis(pick(rng, &[500, 1_000, 5_000])),
