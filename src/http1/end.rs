@@ -110,6 +110,12 @@ impl Cause {
         }
     }
 
+    /// Whether a backend left the request unanswered, so that another one may be asked.
+    pub(super) fn is_before_the_answer(self) -> bool {
+        let unasked = Self::BadResponse(BadHead::Unasked);
+        matches!(self, Self::BackendClosed | Self::BackendReset) || self == unasked
+    }
+
     /// What the backend did wrong, or `None` where it is not to blame, as far as fastlb can tell.
     pub fn fault(self) -> Option<Fault> {
         match self {

@@ -121,7 +121,7 @@ impl<I: Io> Exchange<'_, I> {
                 Err(_) if wheel.is_cut() => Cause::Cut,
                 Err(cause) => cause,
             };
-            if matches!(cause, Cause::BackendClosed | Cause::BackendReset) && self.is_kept(kept) {
+            if cause.is_before_the_answer() && self.is_kept(kept) {
                 if upstream.reused && (self.is_idempotent() || self.progress.unsent.get()) {
                     counters.replaced.add(1);
                     reuse = Reuse::Refused;
@@ -191,6 +191,7 @@ impl<I: Io> Exchange<'_, I> {
         upstream: &mut Upstream<I>,
         elsewhere: Option<&dyn Fn() -> bool>,
     ) -> Result<Answered, Cause> {
+        upstream.expect_silence()?;
         let Self {
             gateway,
             client,
@@ -199,9 +200,7 @@ impl<I: Io> Exchange<'_, I> {
             upload,
             progress,
         } = self;
-        let Client {
-            stream, deadline, ..
-        } = &mut **client;
+        let (stream, deadline) = (&mut client.stream, &client.deadline);
         let (uplink, downlink) = (upstream.stream.socket.clone(), stream.socket.clone());
         // What was noted of another backend is over.
         progress.note_sent(&Ok(()));

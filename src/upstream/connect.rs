@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::Backends;
 use crate::balance::BackendId;
+use crate::http1::end::Cause;
+use crate::http1::head::BadHead;
 use crate::io::{Address, Deadline, Expired, Io, Parcel, is_out_of_descriptors};
 use crate::limits;
 use crate::proxy_protocol::Written;
@@ -27,6 +29,15 @@ pub(crate) struct Upstream<I: Io> {
 }
 
 impl<I: Io> Upstream<I> {
+    /// Demands that the backend has not answered before it was asked. Of a connection that was in
+    /// the pool that is known; a new one is looked at once.
+    pub(crate) fn expect_silence(&self) -> Result<(), Cause> {
+        match !self.reused && self.stream.io.has_unread(&self.stream.socket) {
+            true => Err(Cause::BadResponse(BadHead::Unasked)),
+            false => Ok(()),
+        }
+    }
+
     /// Polls the receive that is under way for the pool; ready where the connection is dead.
     pub(super) fn poll_idle(&mut self) -> Poll<()> {
         let Self {

@@ -47,6 +47,7 @@ mod round_robin;
 mod slow_clients;
 mod strict;
 mod tcp;
+mod unasked;
 mod unix;
 mod upgrade;
 mod upstream;

@@ -163,9 +163,17 @@ fn unasked_bytes_cost_the_connection(engine: Engine) {
     let origin = Origin::named("a");
     let proxy = Proxy::before(engine, &origin);
     let mut client = Client::connect(proxy.address);
-    for number in 1..4 {
+    let unasked = [
+        &ok(b"poison")[..],
+        b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-",
+        b"H",
+        b"\r\n",
+    ];
+    for (number, bytes) in (1..).zip(unasked) {
         assert_eq!(client.get("/asked").expect_status(200).text(), "/asked");
-        origin.say_unasked(&ok(b"poison"));
+        origin.say_unasked(bytes);
         eventually("the connection to be dropped", || origin.open() == 0);
         assert_eq!(origin.accepted(), number);
     }

@@ -72,6 +72,8 @@ pub enum BadHead {
     /// The backend answers 101 to a request that asked for no other protocol, or does not say for
     /// which.
     SwitchingProtocols,
+    /// Bytes came from the backend before it was sent any of the request.
+    Unasked,
 }
 
 impl BadHead {
@@ -110,6 +112,7 @@ impl BadHead {
             Self::EarlyBytes => "bytes before the switch of protocols",
             Self::Connect => "connect not allowed",
             Self::SwitchingProtocols => "unasked switch of protocols",
+            Self::Unasked => "bytes before the request",
         }
     }
 
