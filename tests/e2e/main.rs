@@ -52,3 +52,4 @@ mod unix;
 mod upgrade;
 mod upstream;
 mod upstream_faults;
+mod websocket;
