@@ -53,6 +53,7 @@ fn a_request_allocates_nothing() {
         warm_up: Duration::ZERO,
         duration: Duration::ZERO,
         timeout: Duration::from_secs(5),
+        watch: None,
     };
     for pace in [Pace::Closed, Pace::Open { rate: 2_000 }] {
         plan.pace = pace;

@@ -349,3 +349,38 @@ fn wrong_usage_says_what_to_do() {
         assert!(text.contains(cure), "{text}");
     }
 }
+
+#[test]
+fn a_watched_process_has_its_time_told() {
+    let (program, url) = origin("watched");
+    let result = drive(&["--watch", &program.pid().to_string(), &url]);
+    assert_all_good(&result);
+    let watch = &result["watch"];
+    let seconds = |value: &Value| value.as_f64().unwrap();
+    assert!(seconds(&watch["wall_s"]) >= 0.49, "{watch}");
+    assert!(seconds(&watch["cpu_s"]) > 0.0, "{watch}");
+    assert!(
+        seconds(&watch["cpu_s"]) <= seconds(&watch["wall_s"]) * 1.1,
+        "one thread: {watch}"
+    );
+    assert_eq!(watch["pid"], program.pid());
+    let cores = watch["cores"].as_array().unwrap();
+    assert!(cores.len() >= thread::available_parallelism().unwrap().get());
+    assert_eq!(drive(&[&url])["watch"], Value::Null);
+}
+
+#[test]
+fn too_many_failures_are_an_exit_code() {
+    let url = target(|stream, requests| {
+        let status = if requests == 0 { "500 No" } else { "200 OK" };
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")
+    });
+    let code = |most: &[&str]| {
+        let flags = ["-c", "1", "-w", "0s", "-d", "100ms"];
+        let output = run(&[&flags[..], most, &[&url]].concat());
+        output.status.code()
+    };
+    assert_eq!(code(&["--max-failures", "0"]), Some(1));
+    assert_eq!(code(&["--max-failures", "1"]), Some(0));
+    assert_eq!(code(&[]), Some(0), "something was answered as expected");
+}

@@ -1,15 +1,16 @@
 //! The driver's time: nanoseconds since it began, CPU time, and a timer for readiness to wait on.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use rustix::time::{
-    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
-    timerfd_create, timerfd_settime,
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{
+    ClockId as TimerClock, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags,
 };
+use nix::time::{ClockId, clock_gettime};
 
 /// Counts from its making.
 #[derive(Clone, Copy)]
@@ -29,13 +30,17 @@ impl Clock {
 
 /// CPU time of the calling thread so far.
 pub(super) fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    cpu_time(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a thread that runs has its clock")
+}
+
+/// What a CPU clock shows.
+pub(super) fn cpu_time(clock: ClockId) -> io::Result<Duration> {
+    Ok(Duration::from(clock_gettime(clock)?))
 }
 
 /// Wakes the poll at a moment. Finer than the milliseconds that the poll itself can wait.
 pub(super) struct Timer {
-    descriptor: OwnedFd,
+    descriptor: TimerFd,
     /// The moment that it is set to.
     set_to: u64,
 }
@@ -43,9 +48,9 @@ pub(super) struct Timer {
 impl Timer {
     /// A timer that makes `token` ready when its moment comes.
     pub(super) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let descriptor = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        let mut source = SourceFd(&descriptor.as_raw_fd());
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let descriptor = TimerFd::new(TimerClock::CLOCK_MONOTONIC, flags)?;
+        let mut source = SourceFd(&descriptor.as_fd().as_raw_fd());
         registry.register(&mut source, token, Interest::READABLE)?;
         Ok(Self {
             descriptor,
@@ -60,19 +65,9 @@ impl Timer {
             return Ok(());
         }
         let wait = moment.saturating_sub(now).max(1);
-        let value = Timespec {
-            tv_sec: (wait / 1_000_000_000) as i64,
-            tv_nsec: (wait % 1_000_000_000) as i64,
-        };
-        let interval = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let setting = Itimerspec {
-            it_interval: interval,
-            it_value: value,
-        };
-        timerfd_settime(&self.descriptor, TimerfdTimerFlags::empty(), &setting)?;
+        let wait = TimeSpec::from_duration(Duration::from_nanos(wait));
+        self.descriptor
+            .set(Expiration::OneShot(wait), TimerSetTimeFlags::empty())?;
         self.set_to = moment;
         Ok(())
     }

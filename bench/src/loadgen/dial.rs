@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use mio::net::TcpStream;
-use rustix::io::Errno;
+use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
 use crate::source::source;
@@ -40,7 +40,7 @@ impl Dialler {
             socket.bind(&source.into())?;
         }
         match socket.connect(&address.into()) {
-            Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
+            Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
             _ => Ok(TcpStream::from_std(socket.into())),
         }
     }

@@ -24,6 +24,7 @@ use super::plan::{Pace, Plan, Reuse, Wire};
 use super::response::Options;
 use super::schedule::Schedule;
 use super::tally::Tally;
+use super::watch::Watch;
 
 /// Bytes that one read may take.
 const READ_BYTES_MAX: usize = 256 * 1024;
@@ -61,6 +62,8 @@ pub(super) struct Driver<'a> {
     /// In the open loop.
     schedule: Option<Schedule>,
     ledger: Ledger<'a>,
+    /// The clocks at the beginning of the measurement, of the first thread.
+    watch: Option<Watch>,
     gauge: &'a Gauge,
     /// Connections that may send, in the open loop.
     ready: VecDeque<usize>,
@@ -121,6 +124,7 @@ impl<'a> Driver<'a> {
             stage: Stage::Opening,
             schedule: None,
             ledger: Ledger::new(shared.judge),
+            watch: None,
             gauge,
             ready: VecDeque::with_capacity(count),
             down: (0..count).collect(),
@@ -177,7 +181,7 @@ impl<'a> Driver<'a> {
             let threads = self.plan.threads;
             self.schedule = Some(Schedule::new(now, end, rate, self.thread, threads));
         }
-        self.next_tick = now + TICK_NS;
+        self.next_tick = self.tick_after(now);
         self.down.extend(self.resting.drain(..));
         for index in 0..self.connections.len() {
             if matches!(self.connections[index].link, Link::Up(_)) {
@@ -190,9 +194,9 @@ impl<'a> Driver<'a> {
     /// One turn of the loop: what time asks for, then what sockets ask for.
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
         let now = self.clock.now();
-        self.change_stage(now);
+        self.change_stage(now)?;
         if now >= self.next_tick {
-            self.next_tick = now + TICK_NS;
+            self.next_tick = self.tick_after(now);
             self.look_at_limits(now);
             self.down.extend(self.resting.drain(..));
         }
@@ -203,17 +207,35 @@ impl<'a> Driver<'a> {
         self.poll_once(events)
     }
 
-    fn change_stage(&mut self, now: u64) {
+    fn change_stage(&mut self, now: u64) -> io::Result<()> {
         match self.stage {
             Stage::WarmUp if now >= self.ledger.window.start => {
+                if let Some(pid) = self.plan.watch
+                    && self.thread == 0
+                {
+                    self.watch = Some(Watch::begin(pid, self.clock)?);
+                }
                 self.stage = Stage::Measuring { cpu: thread_cpu() };
             }
             Stage::Measuring { cpu } if now >= self.ledger.window.end => {
                 self.ledger.tally.cpu = thread_cpu().saturating_sub(cpu);
+                if let Some(watch) = self.watch.take() {
+                    self.ledger.tally.watched = Some(watch.end(self.clock)?);
+                }
                 self.stage = Stage::Draining;
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// The next tick behind `now`. The edges of the measurement are ticks, so that nothing counts
+    /// to it, or not, because no event came to wake the loop.
+    fn tick_after(&self, now: u64) -> u64 {
+        let window = &self.ledger.window;
+        let edges = [window.start, window.end].into_iter();
+        let edge = edges.filter(|&edge| edge > now).min();
+        edge.unwrap_or(u64::MAX).min(now + TICK_NS)
     }
 
     /// Whether all that was to be measured has been, or has had its time.

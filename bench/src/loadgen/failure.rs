@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 
-use rustix::io::Errno;
+use nix::errno::Errno;
 
 /// The kinds, in the order of a request's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +76,8 @@ impl Failure {
             ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Self::ConnectReset,
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Self::ConnectUnreachable,
             ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse => Self::ConnectNoPort,
-            _ => match Errno::from_io_error(error) {
-                Some(Errno::MFILE | Errno::NFILE) => Self::ConnectNoDescriptor,
+            _ => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EMFILE | Errno::ENFILE) => Self::ConnectNoDescriptor,
                 _ => Self::ConnectOther,
             },
         }
@@ -146,7 +146,7 @@ mod tests {
     use std::collections::HashSet;
     use std::io;
 
-    use rustix::io::Errno;
+    use nix::errno::Errno;
 
     use super::Failure;
 
@@ -162,17 +162,17 @@ mod tests {
     #[test]
     fn errno_says_which_kind() {
         let table = [
-            (Errno::CONNREFUSED, Failure::ConnectRefused),
-            (Errno::TIMEDOUT, Failure::ConnectTimeout),
-            (Errno::ADDRNOTAVAIL, Failure::ConnectNoPort),
-            (Errno::NETUNREACH, Failure::ConnectUnreachable),
-            (Errno::MFILE, Failure::ConnectNoDescriptor),
-            (Errno::PERM, Failure::ConnectOther),
+            (Errno::ECONNREFUSED, Failure::ConnectRefused),
+            (Errno::ETIMEDOUT, Failure::ConnectTimeout),
+            (Errno::EADDRNOTAVAIL, Failure::ConnectNoPort),
+            (Errno::ENETUNREACH, Failure::ConnectUnreachable),
+            (Errno::EMFILE, Failure::ConnectNoDescriptor),
+            (Errno::EPERM, Failure::ConnectOther),
         ];
         for (errno, failure) in table {
             assert_eq!(Failure::of_connect(&io::Error::from(errno)), failure);
         }
-        assert_eq!(Failure::of(&Errno::PIPE.into()), Failure::Reset);
-        assert_eq!(Failure::of(&Errno::CONNRESET.into()), Failure::Reset);
+        assert_eq!(Failure::of(&Errno::EPIPE.into()), Failure::Reset);
+        assert_eq!(Failure::of(&Errno::ECONNRESET.into()), Failure::Reset);
     }
 }

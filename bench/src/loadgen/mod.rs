@@ -20,6 +20,7 @@ mod schedule;
 mod tally;
 #[cfg(test)]
 mod testing;
+mod watch;
 
 use std::io;
 use std::sync::Barrier;

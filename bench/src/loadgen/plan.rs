@@ -33,6 +33,8 @@ pub struct Plan {
     /// Longest time without a byte on a connection that owes one, and longest wait at the end for
     /// what is still under way.
     pub timeout: Duration,
+    /// The process whose CPU time during the measurement is told, by its number.
+    pub watch: Option<i32>,
 }
 
 /// Where requests go.

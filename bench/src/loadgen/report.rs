@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::plan::{Pace, Plan, Reuse, Target};
 use super::tally::Tally;
+use super::watch::{Core, Watched};
 
 /// The percentiles that are named, with their keys in JSON.
 const PERCENTILES: [(f64, &str); 6] = [
@@ -63,6 +64,7 @@ pub fn json(plan: &Plan, tally: &Tally) -> Value {
         "latency_ms": latency_json(&tally.latency),
         "statuses": statuses,
         "backends": backends,
+        "watch": plan.watch.zip(tally.watched.as_ref()).map(watch_json),
         "driver": {
             "version": env!("CARGO_PKG_VERSION"),
             "cpu_s": tally.cpu.as_secs_f64(),
@@ -216,6 +218,23 @@ fn plan_json(plan: &Plan) -> Value {
         "warm_up_s": plan.warm_up.as_secs_f64(),
         "duration_s": plan.duration.as_secs_f64(),
         "timeout_s": plan.timeout.as_secs_f64(),
+    })
+}
+
+fn watch_json((pid, watched): (i32, &Watched)) -> Value {
+    let core = |core: &Core| {
+        let Core {
+            number,
+            idle_s,
+            stolen_s,
+        } = core;
+        json!({"core": number, "idle_s": idle_s, "stolen_s": stolen_s})
+    };
+    json!({
+        "pid": pid,
+        "wall_s": watched.wall.as_secs_f64(),
+        "cpu_s": watched.cpu.as_secs_f64(),
+        "cores": watched.cores.iter().map(core).collect::<Vec<_>>(),
     })
 }
 

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use super::backends::Backends;
 use super::failure::Failure;
 use super::response::Finished;
+use super::watch::Watched;
 
 /// Longest latency that is told from a longer one: an hour.
 const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
@@ -34,6 +35,8 @@ pub struct Tally {
     pub(super) connects: u64,
     /// CPU time of the driving threads during the measurement.
     pub(super) cpu: Duration,
+    /// What the watched process used meanwhile; the first thread reads it.
+    pub(super) watched: Option<Watched>,
 }
 
 impl Tally {
@@ -50,6 +53,7 @@ impl Tally {
             received_bytes: 0,
             connects: 0,
             cpu: Duration::ZERO,
+            watched: None,
         }
     }
 
@@ -99,7 +103,7 @@ impl Tally {
     }
 
     /// Failures of all kinds.
-    pub(super) fn failed(&self) -> u64 {
+    pub fn failed(&self) -> u64 {
         self.failures.iter().sum()
     }
 
@@ -134,6 +138,9 @@ impl Tally {
         self.received_bytes += other.received_bytes;
         self.connects += other.connects;
         self.cpu += other.cpu;
+        if other.watched.is_some() {
+            self.watched.clone_from(&other.watched);
+        }
     }
 }
 

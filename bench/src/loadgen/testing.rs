@@ -30,5 +30,6 @@ pub(super) fn plan() -> Plan {
         warm_up: Duration::ZERO,
         duration: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
+        watch: None,
     }
 }

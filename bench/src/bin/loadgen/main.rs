@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use fastlb_bench::loadgen::{self, Checksum, Expect, Pace, Plan, Progress, Request, Reuse, Target};
+use fastlb_bench::loadgen::{
+    self, Checksum, Expect, Pace, Plan, Progress, Request, Reuse, Tally, Target,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use values::{checksum, field, method, target, time};
@@ -23,6 +25,9 @@ const PIPELINE_MAX: u64 = 1024;
 const BODY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Most requests a second.
 const RATE_MAX: u64 = 100_000_000;
+/// The kernel gives lower numbers to processes (proc(5), `pid_max`); a clock of one beyond its bits
+/// would be that of another.
+const PID_LIMIT: i64 = 1 << 22;
 /// Descriptors that are no connections.
 const DESCRIPTORS_BESIDE: u64 = 64;
 
@@ -91,6 +96,13 @@ struct Flags {
     /// what is still under way.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
     timeout: Duration,
+    /// Most failures with which the exit code is 0; without it any number of them.
+    #[arg(long, value_name = "N")]
+    max_failures: Option<u64>,
+    /// The number of a process on this machine. The JSON tells its CPU time during the
+    /// measurement, and what the cores were idle.
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..PID_LIMIT))]
+    watch: Option<i32>,
     /// Where to write latency.hgrm, result.json and server_stats.csv.
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -106,20 +118,21 @@ Examples:
   loadgen --no-keep-alive http://127.0.0.1:3030/           a connection for each request
   loadgen -b 1048576 --checksum sent http://origin/echo    uploads, the echo compared
 
-Exit codes: 0 something was answered as expected, 1 nothing was or the run was not possible,
-2 wrong usage.";
+Exit codes: 0 something was answered as expected, 1 nothing was, more failed than --max-failures, or
+the run was not possible, 2 wrong usage.";
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let (out, as_json) = (flags.out.clone(), flags.json);
+    let (out, as_json, max_failures) = (flags.out.clone(), flags.json, flags.max_failures);
     let plan = plan(flags).unwrap_or_else(|problem| {
         Flags::command()
             .error(ErrorKind::ValueValidation, problem)
             .exit()
     });
     match drive(&plan, out, as_json) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(tally) if tally.good() == 0 => ExitCode::FAILURE,
+        Ok(tally) if max_failures.is_some_and(|most| tally.failed() > most) => ExitCode::FAILURE,
+        Ok(_) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("loadgen: {problem}");
             ExitCode::FAILURE
@@ -127,8 +140,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs and prints; whether anything was answered as expected.
-fn drive(plan: &Plan, out: Option<PathBuf>, as_json: bool) -> Result<bool, String> {
+/// Runs and prints; what was counted.
+fn drive(plan: &Plan, out: Option<PathBuf>, as_json: bool) -> Result<Tally, String> {
     raise_descriptors(plan)?;
     let bar = progress_bar(plan);
     let tally = loadgen::run(plan, |progress| show(&bar, progress))
@@ -145,7 +158,7 @@ fn drive(plan: &Plan, out: Option<PathBuf>, as_json: bool) -> Result<bool, Strin
             format!("cannot write into {directory}: {error}; name another with --out")
         })?;
     }
-    Ok(tally.good() > 0)
+    Ok(tally)
 }
 
 /// Every connection needs a descriptor.
@@ -231,6 +244,7 @@ fn plan(flags: Flags) -> Result<Plan, String> {
         warm_up: flags.warm_up,
         duration,
         timeout: flags.timeout,
+        watch: flags.watch,
     })
 }
 
