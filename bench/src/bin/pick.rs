@@ -24,12 +24,12 @@ struct Flags {
 fn main() {
     let flags = Flags::parse();
     let times = flags.threads.iter();
-    let times: Vec<String> = times.map(|count| format!("ns, {count} threads")).collect();
-    println!(
-        "| design | backends | up | {} | deviation |",
-        times.join(" | ")
-    );
-    println!("|---|---:|---:|{}---:|", "---:|".repeat(times.len()));
+    let times = times.map(|count| format!("ns, {count} threads"));
+    let deviations = flags.threads.iter();
+    let deviations = deviations.map(|count| format!("deviation, {count} threads"));
+    let columns: Vec<String> = times.chain(deviations).collect();
+    println!("| design | backends | up | {} |", columns.join(" | "));
+    println!("|---|---:|---:|{}", "---:|".repeat(columns.len()));
     for &backends in &flags.backends {
         for mostly_dead in [false, true] {
             let up = pick::fleet(backends, mostly_dead);
@@ -45,13 +45,19 @@ impl Flags {
     fn row(&self, name: &str, design: &impl Design, up: &[bool]) {
         let alive = up.iter().filter(|&&up| up).count();
         let time = |&threads| pick::time_per_pick(design, threads, self.picks, self.rounds);
-        let times: Vec<String> = self.threads.iter().map(time).map(nanoseconds).collect();
-        let deviation = pick::deviation_percent(design, up);
-        let (count, times) = (up.len(), times.join(" | "));
-        println!("| {name} | {count} | {alive} | {times} | {deviation:.0} % |");
+        let deviation = |&threads| pick::deviation_percent(design, threads, up);
+        let times = self.threads.iter().map(time).map(nanoseconds);
+        let deviations = self.threads.iter().map(deviation).map(percent);
+        let columns: Vec<String> = times.chain(deviations).collect();
+        let (count, columns) = (up.len(), columns.join(" | "));
+        println!("| {name} | {count} | {alive} | {columns} |");
     }
 }
 
 fn nanoseconds(time: f64) -> String {
     format!("{time:.1}")
+}
+
+fn percent(deviation: f64) -> String {
+    format!("{deviation:.0} %")
 }

@@ -59,14 +59,34 @@ fn round<D: Design>(design: &D, threads: usize, picks: usize) -> u64 {
 }
 
 /// How far the share of the one backend that is worst off, or best, is from the equal share, in
-/// percent of that. Backends that are not up must get nothing.
-pub fn deviation_percent<D: Design>(design: &D, up: &[bool]) -> f64 {
+/// percent of that, where `threads` pick at once. Backends that are not up must get nothing.
+pub fn deviation_percent<D: Design>(design: &D, threads: usize, up: &[bool]) -> f64 {
     let alive = up.iter().filter(|&&up| up).count();
-    let mut shares = vec![0_usize; up.len()];
-    let mut hand = design.hand();
-    for _ in 0..alive * TURNS {
-        shares[hand()] += 1;
-    }
+    let start = Barrier::new(threads);
+    let picks = |thread| (thread..alive * TURNS).step_by(threads).count();
+    let run = |thread| {
+        let mut shares = vec![0_usize; up.len()];
+        let mut hand = design.hand();
+        start.wait();
+        for _ in 0..picks(thread) {
+            shares[hand()] += 1;
+        }
+        shares
+    };
+    let run = &run;
+    let shares = thread::scope(|scope| {
+        let running: Vec<_> = (0..threads)
+            .map(|thread| scope.spawn(move || run(thread)))
+            .collect();
+        let mut sums = vec![0_usize; up.len()];
+        for thread in running {
+            let shares = thread.join().expect("picking does not panic");
+            sums.iter_mut()
+                .zip(shares)
+                .for_each(|(sum, share)| *sum += share);
+        }
+        sums
+    });
     let of = |(&share, &up): (&usize, &bool)| {
         assert!(up || share == 0, "a dead backend was picked");
         up.then(|| (share as f64 - TURNS as f64).abs())
@@ -90,11 +110,13 @@ mod tests {
     #[test]
     fn only_the_scanning_cursor_is_unfair() {
         let up = fleet(100, true);
-        assert_eq!(deviation_percent(&GlobalLock::new(&up), &up), 0.0);
-        assert_eq!(deviation_percent(&TwoLists::new(&up), &up), 0.0);
-        assert_eq!(deviation_percent(&Ours::new(&up), &up), 0.0);
-        // Whoever follows a run of dead backends gets the turns of all of them.
-        assert!(deviation_percent(&Cursor::new(&up), &up) > 100.0);
+        for threads in [1, 2, 4] {
+            assert_eq!(deviation_percent(&GlobalLock::new(&up), threads, &up), 0.0);
+            assert_eq!(deviation_percent(&TwoLists::new(&up), threads, &up), 0.0);
+            assert_eq!(deviation_percent(&Ours::new(&up), threads, &up), 0.0);
+            // Whoever follows a run of dead backends gets the turns of all of them.
+            assert!(deviation_percent(&Cursor::new(&up), threads, &up) > 100.0);
+        }
     }
 
     #[test]
