@@ -1,12 +1,14 @@
 # What the measuring scripts share: programs that are started, watched and ended, and messages.
 # Sourced, not run. Who sources it sets ROOT, `work` (the directory of the programs' outputs) and
-# `bin` (that of our own programs).
-# shellcheck shell=bash
+# `bin` (that of our own programs); with --congestion also `congestion`.
+# shellcheck shell=bash disable=SC2154
 
 # The running programs, each as name:pid.
 pids=()
 # The addresses of the origins.
 backends=()
+# What is told of a run: a name and its value, and so on.
+facts=()
 
 # Starts origins origin1 to origin$1 on the cores $2, and notes where they listen.
 start_origins() {
@@ -51,7 +53,10 @@ announced_address() {
 
 # Waits until the program $1 listens on $address.
 wait_until_it_answers() {
+    local started
+    started="$(pid_of "$1")"
     for _ in {1..100}; do
+        if ! kill -0 "$started" 2>/dev/null; then break; fi
         if (exec 3<>"/dev/tcp/${address%:*}/${address##*:}") 2>/dev/null; then return; fi
         sleep 0.05
     done
@@ -66,7 +71,8 @@ pingora_version() {
         "$ROOT/bench/peers/pingora/Cargo.lock"
 }
 
-# A port that nobody has at the moment.
+# A port that nobody has at the moment. Somebody may take it before the program does; then that does
+# not listen, and the run says so.
 free_port() {
     python3 -c '
 import socket
@@ -127,10 +133,83 @@ cpu_model() {
     sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1
 }
 
+# The machine and the tree, as all scripts tell them.
+collect_machine() {
+    facts=(
+        date "$(date --utc +%Y-%m-%d)"
+        began "$(date --utc --iso-8601=seconds)"
+        commit "$(commit_of_tree)"
+        cpu "$(cpu_model)"
+        cores "$(nproc)"
+        kernel "$(uname -r)"
+        congestion_control "$(cat /proc/sys/net/ipv4/tcp_congestion_control)"
+    )
+}
+
+facts_as_json() {
+    local index value comma=''
+    echo '{'
+    for ((index = 0; index < ${#facts[@]}; index += 2)); do
+        value="${facts[index + 1]//\\/\\\\}"
+        printf '%s  "%s": "%s"' "$comma" "${facts[index]}" "${value//\"/\\\"}"
+        comma=$',\n'
+    done
+    printf '\n}\n'
+}
+
+facts_as_text() {
+    local index
+    for ((index = 0; index < ${#facts[@]}; index += 2)); do
+        printf '%-20s%s\n' "${facts[index]//_/ }" "${facts[index + 1]}"
+    done
+    echo
+}
+
 # The first line that a program prints about itself, or "absent".
 version() {
     command -v "$1" >/dev/null || { echo absent; return; }
     { "$@" 2>&1 || true; } | sed -n 1p
+}
+
+# Fails unless this user may have a network namespace.
+check_namespace() {
+    need unshare ip
+    unshare --net true 2>/dev/null \
+        || fail "--congestion needs root, for a network namespace of its own"
+}
+
+# Whether the script runs in the namespace of --congestion already.
+is_in_namespace() {
+    [[ -n "$congestion" && "${FASTLB_NAMESPACE:-}" == "$congestion" ]]
+}
+
+# Runs the script again in a network namespace of its own, which ends with it. There is no way out
+# of it: what is built has to be built before.
+enter_namespace() {
+    local -r control=/proc/sys/net/ipv4/tcp_congestion_control
+    if ! is_in_namespace; then
+        FASTLB_NAMESPACE="$congestion" exec unshare --net "$0" "$@"
+    fi
+    ip link set lo up
+    echo "$congestion" 2>/dev/null >"$control" \
+        || fail "$congestion cannot be had; allowed are: $(cat "${control/_congestion/_allowed_congestion}")"
+}
+
+# Fails unless all these programs are there.
+need() {
+    local tool
+    for tool in "$@"; do
+        command -v "$tool" >/dev/null || fail "$tool is needed and not installed"
+    done
+}
+
+# Whether the word $1 is among the others.
+contains() {
+    local item
+    for item in "${@:2}"; do
+        if [[ "$item" == "$1" ]]; then return; fi
+    done
+    return 1
 }
 
 # Prints the value of a flag that takes a number.
@@ -139,13 +218,14 @@ positive() {
     echo "$2"
 }
 
-# Puts the comma separated list $2 into the array $1; the rest is what may be in it.
+# Puts the comma separated list $2 into the empty array $1; the rest is what may be in it.
 read_list() {
     local -n into="$1"
     local item
     for item in ${2//,/ }; do
-        [[ " ${*:3} " == *" $item "* ]] || fail "$item is none of: ${*:3}"
-        into+=("$item")
+        contains "$item" "${@:3}" || fail "$item is none of: ${*:3}"
+        # Named twice it would be measured twice in a round.
+        if ! contains "$item" "${into[@]}"; then into+=("$item"); fi
     done
     ((${#into[@]})) || fail "an empty list; it may hold: ${*:3}"
 }

@@ -18,6 +18,8 @@ cores=1
 io=auto
 path=/
 targets=()
+# Flags that shape what the script starts itself.
+own=()
 driver_flags=()
 out="$ROOT/target/loadtest/$(date +%Y-%m-%d-%H%M%S)"
 bin=
@@ -26,8 +28,6 @@ driver_cores=
 fastlb_cores=
 engine=
 fastlb_command=()
-# What environment.json says: a name and its value, and so on.
-facts=()
 
 usage() {
     cat <<EOF
@@ -51,7 +51,7 @@ the backends, and writes both with the environment into a folder.
   --help            this text
 
 What follows -- goes to loadgen: --rate 20000 (open loop), --no-keep-alive, --pipeline 16,
---body-bytes 1048576, --checksum sent and others; loadgen --help lists them.
+--body-bytes 1048576, --checksum sent, --max-failures 0 and others; loadgen --help lists them.
 
 DIR has then: summary.txt, result.json, latency.hgrm (for the plotters of HdrHistogram),
 server_stats.csv, environment.json, and the log of fastlb. Exit codes are those of loadgen.
@@ -76,10 +76,10 @@ parse_flags() {
             --seconds) seconds="$(positive "$@")"; shift 2 ;;
             --warm-up) warm_up="$(whole "$@")"; shift 2 ;;
             --connections) connections="$(positive "$@")"; shift 2 ;;
-            --origins) origins="$(positive "$@")"; shift 2 ;;
-            --cores) cores="$(positive "$@")"; shift 2 ;;
-            --path) path="$(value "$@")"; shift 2 ;;
-            --io) io="$(value "$@")"; shift 2 ;;
+            --origins) origins="$(positive "$@")"; own+=("$1"); shift 2 ;;
+            --cores) cores="$(positive "$@")"; own+=("$1"); shift 2 ;;
+            --path) path="$(value "$@")"; own+=("$1"); shift 2 ;;
+            --io) io="$(value "$@")"; own+=("$1"); shift 2 ;;
             --target) targets+=("$(value "$@")"); shift 2 ;;
             --bin) bin="$(value "$@")"; shift 2 ;;
             --out) out="$(value "$@")"; shift 2 ;;
@@ -87,6 +87,9 @@ parse_flags() {
             *) fail "unknown flag $1; --help lists them, and those of loadgen come behind --" ;;
         esac
     done
+    if ((${#targets[@]} && ${#own[@]})); then
+        fail "${own[*]}: nothing is started beside --target; the path stands in its URL"
+    fi
     [[ "$path" == /* ]] || fail "--path begins with a slash, and $path does not"
 }
 
@@ -171,22 +174,18 @@ deal_cores() {
 # How much the origins send for a path is known; so it is checked, unless the flags do already.
 expect_length() {
     if [[ " ${driver_flags[*]-} " == *" --expect-length"* ]]; then return; fi
-    case "$path" in
+    local route="${path%%\?*}"
+    case "$route" in
         / | /delay/*) driver_flags+=(--expect-length 100) ;;
-        /bytes/*) driver_flags+=(--expect-length "${path#/bytes/}") ;;
+        /bytes/*) driver_flags+=(--expect-length "${route#/bytes/}") ;;
     esac
 }
 
-# The machine, the versions and all that was chosen. Of what serves a target of the user's
+# Behind the machine the versions and all that was chosen. Of what serves a target of the user's
 # nothing is known.
 collect_facts() {
-    facts=(
-        date "$(date --iso-8601=seconds)"
-        commit "$(commit_of_tree)"
-        cpu "$(cpu_model)"
-        cores "$(nproc)"
-        kernel "$(uname -r)"
-        congestion_control "$(cat /proc/sys/net/ipv4/tcp_congestion_control)"
+    collect_machine
+    facts+=(
         open_files "$(ulimit -n)"
         loadgen "$(version "$bin/loadgen" --version)"
         driver_cores "${driver_cores:-any}"
@@ -204,25 +203,6 @@ collect_facts() {
             fastlb_command "${fastlb_command[*]}"
         )
     fi
-}
-
-facts_as_json() {
-    local index value comma=''
-    echo '{'
-    for ((index = 0; index < ${#facts[@]}; index += 2)); do
-        value="${facts[index + 1]//\\/\\\\}"
-        printf '%s  "%s": "%s"' "$comma" "${facts[index]}" "${value//\"/\\\"}"
-        comma=$',\n'
-    done
-    printf '\n}\n'
-}
-
-facts_as_text() {
-    local index
-    for ((index = 0; index < ${#facts[@]}; index += 2)); do
-        printf '%-20s%s\n' "${facts[index]//_/ }" "${facts[index + 1]}"
-    done
-    echo
 }
 
 # Runs loadgen, prints and keeps what it found, and ends with its exit code. It runs behind the
@@ -250,6 +230,7 @@ drive() {
     exit "$status"
 }
 
+# shellcheck disable=SC2317 # The trap calls it.
 clean_up() {
     end_all
     if [[ -e "$work/fastlb.err" ]]; then cp "$work/fastlb.err" "$out/fastlb.log"; fi

@@ -83,7 +83,12 @@ fn what_cannot_run_says_why_and_leaves_no_result() {
     let target = ["--target", "http://127.0.0.1:1/"];
     let table = [
         (&["--seconds", "x"][..], 1, "--seconds needs a whole number"),
-        (&["--path", "x"], 1, "begins with a slash"),
+        (&["--path", "/bytes/7"], 1, "--path: nothing is started"),
+        (
+            &["--io", "epoll", "--cores", "2"],
+            1,
+            "--io --cores: nothing",
+        ),
         (&["--nonsense"], 1, "--help lists them"),
         (&["--", "--pipeline", "0"], 2, "1..=1024"),
     ];
