@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # What the drivers themselves cost: CPU time per request of wrk and of loadgen, one thread and 64
 # connections each, against an origin on another core. Prints the rounds and the ratios in them.
-#
-#     scripts/driver_cost.sh [ROUNDS [SECONDS]]    (5 rounds of 3 s; needs wrk, taskset, two cores)
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -13,20 +11,37 @@ readonly DRIVER_CORE=0
 readonly ORIGIN_CORE=1
 readonly CONNECTIONS=64
 
-rounds="${1:-5}"
-seconds="${2:-3}"
+rounds=5
+seconds=3
 bin="${CARGO_TARGET_DIR:-$ROOT/target}/release"
-work="$(mktemp -d)"
-trap 'end_all; rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
+work=
+
+usage() {
+    cat <<EOF
+Usage: scripts/driver_cost.sh [OPTIONS]
+
+  --rounds N    interleaved rounds (default $rounds)
+  --seconds S   seconds that each measurement lasts (default $seconds)
+  --help        this text
+
+Needs wrk, taskset and two cores.
+EOF
+}
 
 main() {
+    parse_flags "$@"
+    need cargo taskset wrk
+    (($(nproc) >= 2)) || fail "two cores are needed: one for the driver, one for the origin"
     local round url
     cargo build --release --quiet --manifest-path "$ROOT/Cargo.toml" -p fastlb-bench
+    work="$(mktemp -d)"
+    trap 'end_all; rm -rf "$work"' EXIT
+    trap 'exit 130' INT TERM
     start_origins 1 "$ORIGIN_CORE"
     url="http://${backends[0]}/bytes/100"
-    echo "# $(date --iso-8601=seconds), $(commit_of_tree), $(cpu_model), Linux $(uname -r)," \
-        "$(cat /proc/sys/net/ipv4/tcp_congestion_control), $(version wrk -v)"
+    collect_machine
+    facts+=(wrk "$(version wrk -v)")
+    facts_as_text | sed '/./s/^/# /'
     for ((round = 1; round <= rounds; round++)); do
         measure kept wrk wrk -t 1 -c "$CONNECTIONS" -d "$seconds" "$url"
         measure kept loadgen "$bin/loadgen" -c "$CONNECTIONS" -w 0s -d "${seconds}s" "$url"
@@ -35,6 +50,17 @@ main() {
             --no-keep-alive "$url"
     done | tee "$work/rounds"
     ratios
+}
+
+parse_flags() {
+    while (($#)); do
+        case "$1" in
+            --help | -h) usage; exit 0 ;;
+            --rounds) rounds="$(positive "$@")"; shift 2 ;;
+            --seconds) seconds="$(positive "$@")"; shift 2 ;;
+            *) fail "unknown flag $1; --help lists them" ;;
+        esac
+    done
 }
 
 # Runs a driver on its core; prints the case, its name, its requests and its CPU time for each.
@@ -58,4 +84,4 @@ ratios() {
     done
 }
 
-main
+main "$@"

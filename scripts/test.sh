@@ -3,7 +3,7 @@
 # Goes on after a failure, so that one run shows all of them. The last line is the sum of the
 # tests; the exit code is 0 only if every step passed.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 test_log=$(mktemp)
 trap 'rm -f "$test_log"' EXIT
