@@ -29,6 +29,8 @@ peers="${CARGO_TARGET_DIR:-$ROOT/target}/peers"
 work=
 # Requests a second of the case rate, once they are found.
 rate=
+# Who cannot serve, as "MODE SUBJECT".
+unable=()
 
 usage() {
     cat <<EOF
@@ -54,6 +56,7 @@ Cases:
   small, small16, small512     100-byte bodies over 64, 16 and 512 kept connections
   body1k, body16k, body64k     longer bodies over 64 connections
   large, upload                bodies of 1 MiB over 16 connections, down and up
+  large64                      large over 64 connections
   close                        a connection for each request
   pipeline                     16 requests under way on each of 16 connections
   bulk, duplex, pingpong       proxies that know only TCP: large, large both ways, small
@@ -62,27 +65,30 @@ Cases:
   idle                         memory of $IDLE_CONNECTIONS idle connections
   dead                         small, before fleets of which most backends refuse
   killed                       errors seen while a backend is killed and comes back
-  direct                       small, without a proxy
+  direct                       the others of HTTP at full speed, without a proxy; else small
 
 The proxy runs on core $PROXY_CORE, the driver (loadgen, one thread) and three origins on
-core $DRIVER_CORE. Root may give driver and origin real-time priority, which rate and beside make
-use of. A measurement takes about two seconds more than its time.
+core $DRIVER_CORE. The cases rate and beside last $PACED_SECONDS_MIN seconds at least, and root may give their
+driver and origin real-time priority. A measurement takes about two seconds more than its time.
 EOF
 }
 
 main() {
     parse_flags "$@"
+    if ! is_in_namespace; then
+        check_tools
+        build
+    fi
     if [[ -n "$congestion" ]]; then enter_namespace "$@"; fi
-    check_tools
-    build
+    find_subjects
     prepare
     start_origins 3 "$DRIVER_CORE"
+    find_unable
     if has_case rate; then find_rate; fi
     local round
     for ((round = 1; round <= rounds; round++)); do
         run_round "$round"
     done
-    python3 "$ROOT/scripts/compare/report.py" --write "$out"
 }
 
 parse_flags() {
@@ -105,24 +111,20 @@ parse_flags() {
     done
 }
 
-# Runs the script again in a network namespace of its own, which ends with it.
-enter_namespace() {
-    local -r control=/proc/sys/net/ipv4/tcp_congestion_control
-    if [[ "${FASTLB_COMPARE_NAMESPACE:-}" != "$congestion" ]]; then
-        FASTLB_COMPARE_NAMESPACE="$congestion" exec unshare --net "$0" "$@"
+check_tools() {
+    need cargo taskset timeout python3
+    (($(nproc) >= 2)) || fail "two cores are needed: one for the proxy, one for the driver"
+    if [[ -n "$congestion" ]]; then check_namespace; fi
+    if [[ "$(realpath -m "$out")" == "$ROOT/bench/results/"* \
+        && "$(commit_of_tree)" == *-dirty ]]; then
+        fail "what is kept in bench/results has to come from a commit: commit, or change --out"
     fi
-    ip link set lo up
-    echo "$congestion" 2>/dev/null >"$control" \
-        || fail "$congestion cannot be had; allowed are: $(cat "${control/_congestion/_allowed_congestion}")"
+    find_subjects
 }
 
-check_tools() {
-    local tool
-    for tool in cargo taskset timeout python3; do
-        command -v "$tool" >/dev/null || fail "$tool is needed and not installed"
-    done
-    (($(nproc) >= 2)) || fail "two cores are needed: one for the proxy, one for the driver"
-    local left=()
+# Leaves out who is not installed.
+find_subjects() {
+    local left=() subject
     for subject in "${subjects[@]}"; do
         if is_installed "$subject"; then
             left+=("$subject")
@@ -143,9 +145,50 @@ build() {
     local peer
     for peer in pingora go; do
         if [[ " ${subjects[*]-} " == *" $peer "* ]]; then
-            "$ROOT/scripts/install-peers.sh" --only "$peer"
+            if ! "$ROOT/scripts/install-peers.sh" --only "$peer"; then
+                note "$peer: skipped, because it cannot be built again"
+                rm -f "$peers/$peer"
+            fi
         fi
     done
+}
+
+# Starts every subject once. Who does not serve has no part, rather than to end the run in its
+# middle.
+find_unable() {
+    local subject mode modes=()
+    for mode in http tcp; do
+        if needs_mode "$mode"; then modes+=("$mode"); fi
+    done
+    for subject in "${subjects[@]}"; do
+        for mode in "${modes[@]}"; do
+            if takes_part_in_mode "$mode" "$subject" && ! can_serve; then
+                unable+=("$mode $subject")
+                note "$subject, $mode: skipped"
+            fi
+        done
+    done
+}
+
+needs_mode() { # http|tcp
+    local case mode
+    for case in "${cases[@]}"; do
+        mode=http
+        if is_tcp; then mode=tcp; fi
+        if [[ "$mode" == "$1" ]]; then return; fi
+    done
+    return 1
+}
+
+# Whether $subject answers in $mode. What fails in it ends only the subshell.
+can_serve() {
+    (
+        pids=()
+        trap end_all EXIT
+        "start_${subject//-/_}"
+        wait_until_it_answers "$subject"
+        serving_pid "$subject" >/dev/null
+    )
 }
 
 prepare() {
@@ -154,6 +197,8 @@ prepare() {
     if [[ "$out" != "$ROOT/target/compare" && -e "$out/rounds.jsonl" ]]; then
         fail "$out holds results already"
     fi
+    # What an earlier run left there would be taken for this one's.
+    if [[ "$out" == "$ROOT/target/compare" ]]; then rm -f "$out"/*.svg "$out/report.md"; fi
     : >"$out/rounds.jsonl"
     ulimit -n "$(ulimit -Hn)"
     work="$(mktemp -d)"
@@ -163,19 +208,22 @@ prepare() {
     describe_machine >"$out/machine.json"
 }
 
+# Behind the machine the versions and what was chosen.
 describe_machine() {
-    python3 - "$(commit_of_tree)" "$(cpu_model)" "$(nproc)" "$(uname -r)" \
-        "$(version "$bin/fastlb" --version)" "$(version nginx -v)" "$(version haproxy -v)" \
-        "$(pingora_version)" "$(version caddy version)" "$(version "$peers/go" --version)" \
-        "$(version "$bin/loadgen" --version)" "$(cat /proc/sys/net/ipv4/tcp_congestion_control)" \
-        "$may_be_first" "$rounds" "$seconds" <<'EOF'
-import datetime, json, sys
-names = ["commit", "cpu", "cores", "kernel", "fastlb", "nginx", "haproxy", "pingora", "caddy", "go",
-         "loadgen", "congestion_control", "real_time", "rounds", "seconds"]
-began = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-machine = {"date": began[:10], "began": began} | dict(zip(names, sys.argv[1:]))
-print(json.dumps(machine, indent=2))
-EOF
+    collect_machine
+    facts+=(
+        fastlb "$(version "$bin/fastlb" --version)"
+        nginx "$(version nginx -v)"
+        haproxy "$(version haproxy -v)"
+        pingora "$(pingora_version)"
+        caddy "$(version caddy version)"
+        go "$(version "$peers/go" --version)"
+        loadgen "$(version "$bin/loadgen" --version)"
+        real_time "$may_be_first"
+        rounds "$rounds"
+        seconds "$seconds"
+    )
+    facts_as_json
 }
 
 # One round: every case, in each every subject, one right after the other. Each round begins with
@@ -186,7 +234,7 @@ run_round() {
         note "round $round of $rounds: $case"
         if [[ "$case" == direct ]]; then
             subject=direct
-            measure
+            around_direct
             continue
         fi
         for ((index = 0; index < count; index++)); do
@@ -203,7 +251,14 @@ has_case() {
 
 # Whether the subject has part in the case. Who has none in bulk knows no TCP.
 in_turn() {
-    takes_part "$case" "$subject" && { ! is_tcp || takes_part bulk "$subject"; }
+    local mode=http
+    if is_tcp; then mode=tcp; fi
+    takes_part "$case" "$subject" && takes_part_in_mode "$mode" "$subject" \
+        && ! contains "$mode $subject" ${unable[@]+"${unable[@]}"}
+}
+
+takes_part_in_mode() { # http|tcp SUBJECT
+    [[ "$1" == http ]] || takes_part bulk "$2"
 }
 
 is_tcp() {
@@ -221,9 +276,13 @@ measure() {
     stop "$subject"
 }
 
+# However it ended: what was measured until then has its report.
 clean_up() {
     end_all
     rm -rf "$work"
+    if [[ -s "$out/rounds.jsonl" ]]; then
+        python3 "$ROOT/scripts/compare/report.py" --write "$out"
+    fi
 }
 
 main "$@"

@@ -7,7 +7,7 @@ from rounds import (CPU_MS_GB, CPU_US, GB_S, P50, P99, P999, REQUESTS_S, Figure,
 BYTES_EACH = Figure("bytes each", lambda r: r.raw["held"] and (
     (r.raw["after_kib"] - r.raw["before_kib"]) * 1024 / r.raw["held"]) or None, 0)
 P99_BESIDE = Figure("p99 us beside", lambda r: r.raw["beside"]["latency_ms"]["p99"] * 1000, 0)
-FAILED = Figure("failed requests", lambda r: sum(r.load.failures.values()), 0)
+FAILED = Figure("failed requests", lambda r: r.load.failed(), 0, fold=sum)
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,16 @@ class Shape:
     pace: Figure | None = None
     # What fastlb is put in proportion by, besides the pace.
     ratios: tuple[Figure, ...] = ()
+    # What the README shows beside the headline.
+    further: tuple[Figure, ...] = ()
     # Whether the driver sets the pace, so that the proxy's core has to be idle in part.
     is_paced: bool = False
 
 
 REQUESTS = Shape(CPU_US, REQUESTS_S, (CPU_US,))
-TURNS = Shape(CPU_US, REQUESTS_S, (CPU_US, P50, P99, P999))
+TURNS = Shape(CPU_US, REQUESTS_S, (CPU_US, P50, P99, P999), further=(P50, P99, P999))
 BYTES = Shape(CPU_MS_GB, GB_S, (CPU_MS_GB,))
-PACED = Shape(P99, REQUESTS_S, (CPU_US, P50, P99, P999), is_paced=True)
+PACED = Shape(P50, REQUESTS_S, (CPU_US, P50, P99, P999), further=(P99, P999), is_paced=True)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ CASES = [
     Case("body16k", "bodies of 16 KiB, {connections} kept connections", BYTES),
     Case("body64k", "bodies of 64 KiB, {connections} kept connections", BYTES),
     Case("large", "bodies of 1 MiB, {connections} kept connections", BYTES),
+    Case("large64", "bodies of 1 MiB, {connections} kept connections", BYTES),
     Case("upload", "uploads of 1 MiB, {connections} kept connections", BYTES),
     Case("close", "100-byte bodies, a connection for each request, {connections} at once",
          REQUESTS),
@@ -62,10 +65,10 @@ CASES = [
     Case("duplex", "TCP mode, 1 MiB at a time both ways at once, {connections} connections", BYTES),
     Case("pingpong", "TCP mode, small messages to and fro, {connections} connections", TURNS),
     Case("rate", "{rate} small requests a second over {connections} connections", PACED),
-    Case("beside", "few small requests at a fixed rate, alone and beside bulk", Shape(P99_BESIDE)),
+    Case("beside", "few small requests at a fixed rate, alone and beside bulk", Shape(P99_BESIDE, is_paced=True)),
     Case("idle", "resident memory per idle connection", Shape(BYTES_EACH)),
     Case("dead", "small requests before fleets of which some refuse", Shape(CPU_US)),
-    Case("killed", "a backend killed and restarted under load", Shape(FAILED)),
+    Case("killed", "a backend killed and restarted under load", Shape(FAILED, is_paced=True)),
 ]
 
 

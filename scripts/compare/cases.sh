@@ -1,12 +1,20 @@
 # What compare.sh does to each program. Sourced, not run. A case finds the program in `subject`, its
 # process in `pid`, its address in `address`, and the round in `round`; what it found goes through
 # `record`.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154
 
-readonly CASES=(small small16 small512 body1k body16k body64k large upload close pipeline bulk duplex
-    pingpong rate beside idle dead killed direct)
+readonly CASES=(small small16 small512 body1k body16k body64k large large64 upload close
+    pipeline bulk duplex pingpong rate beside idle dead killed direct)
+# Those that the origin by itself is measured in, as `direct`.
+readonly DIRECT_CASES=(small small16 small512 body1k body16k body64k large large64 upload close
+    pipeline)
 # Those in which the proxies know only TCP.
 readonly TCP_CASES=(bulk duplex pingpong)
+# Those in which HAProxy is told to splice whatever it can.
+readonly SPLICED_CASES=(body64k large large64 upload bulk duplex beside)
+# Those at a fixed rate, whose latencies are the finding, and the seconds that they take at least.
+readonly PACED_CASES=(rate beside)
+readonly PACED_SECONDS_MIN=5
 readonly CLIENTS=64
 # Long bodies; one of the largest fills many of the proxy's buffers.
 readonly BULK_CLIENTS=16
@@ -18,7 +26,8 @@ readonly IDLE_CONNECTIONS=8000
 readonly RATE_PERCENT=50
 # The case beside: small requests at a rate that is little for anybody, beside flows of bulk.
 readonly BESIDE_RATE=2000
-readonly BESIDE_CLIENTS=16
+# Enough for whoever answers within an eighth of a second.
+readonly BESIDE_CLIENTS=256
 readonly BESIDE_FLOWS=8
 readonly BESIDE_BYTES=$((16 * 1024 * 1024))
 # Fleets of the case dead: backends that serve, backends that refuse.
@@ -59,6 +68,11 @@ case_large() {
     steady "/bytes/$BULK_BYTES" --connections "$BULK_CLIENTS"
 }
 
+# More than a worker of fastlb has pipes (PIPES_MAX in src/limits.rs).
+case_large64() {
+    steady "/bytes/$BULK_BYTES" --connections "$CLIENTS"
+}
+
 # The origin takes the body and answers with 100 bytes.
 case_upload() {
     steady / --connections "$BULK_CLIENTS" --body-bytes "$BULK_BYTES"
@@ -86,10 +100,15 @@ case_pingpong() {
     case_small
 }
 
-# The origin itself on the proxy's core stands in the table of the small requests.
-case_direct() {
-    local case=small
-    case_small
+# The origin itself on the proxy's core, in the tables of the other chosen cases that it can serve.
+around_direct() {
+    local case chosen=()
+    for case in "${DIRECT_CASES[@]}"; do
+        if has_case "$case"; then chosen+=("$case"); fi
+    done
+    for case in "${chosen[@]:-small}"; do
+        measure
+    done
 }
 
 around_rate() {
@@ -135,19 +154,20 @@ case_beside() {
 }
 
 pace_alone_and_beside() {
-    local alone beside flows
+    local alone beside flows paced
+    paced="$(seconds_of beside)"
     alone="$(pace)"
-    begin_driving "$((seconds + 3))" "/bytes/$BESIDE_BYTES" --connections "$BESIDE_FLOWS"
+    begin_driving "$((paced + 3))" "/bytes/$BESIDE_BYTES" --connections "$BESIDE_FLOWS"
     sleep 1
     beside="$(pace)"
     end_driving
     flows="$(one_line "$work/driver.out")"
-    record "\"alone\": $alone, \"beside\": $beside, \"load\": $flows"
+    record "\"rss_kib\": $(resident_kib), \"alone\": $alone, \"beside\": $beside, \"load\": $flows"
 }
 
 # Sends small requests at a fixed rate and prints what was found, on one line.
 pace() {
-    drive "$seconds" / --connections "$BESIDE_CLIENTS" --rate "$BESIDE_RATE" >"$work/pace.json"
+    drive 0 "$paced" / --connections "$BESIDE_CLIENTS" --rate "$BESIDE_RATE" >"$work/pace.json"
     one_line "$work/pace.json"
 }
 
@@ -159,9 +179,10 @@ with_one_origin() {
     backends=("${served[@]}")
 }
 
-# Resident memory before and while many answered connections are held.
+# Resident memory at the start, after a load, and while many answered connections are held.
 case_idle() {
-    local before after held input="$work/hold.in"
+    local started before after held input="$work/hold.in"
+    started="$(resident_kib)"
     warm_up
     before="$(resident_kib)"
     mkfifo "$input"
@@ -173,7 +194,8 @@ case_idle() {
     exec 9>&-
     rm "$input"
     stop hold
-    record "\"held\": $held, \"before_kib\": $before, \"after_kib\": $after"
+    record "\"held\": $held, \"started_kib\": $started, \"before_kib\": $before," \
+        "\"after_kib\": $after"
 }
 
 wait_for_hold() {
@@ -251,5 +273,5 @@ case_killed() {
     announced_address restarted >/dev/null
     end_driving
     load="$(one_line "$work/driver.out")"
-    record "\"down_s\": $seconds, \"load\": $load"
+    record "\"down_s\": $seconds, \"rss_kib\": $(resident_kib), \"load\": $load"
 }

@@ -5,7 +5,7 @@ from html import escape
 from statistics import median
 
 WIDTH, LETTER_WIDTH, VALUE_WIDTH, MARGIN = 760, 7.5, 110, 16
-TITLE_HEIGHT, BAR_HEIGHT, BAR_GAP, AXIS_HEIGHT = 62, 22, 10, 14
+TITLE_HEIGHT, BAR_HEIGHT, BAR_GAP, AXIS_HEIGHT, FOOT_HEIGHT = 62, 22, 10, 14, 18
 
 STYLE = """
   .ground { fill: #ffffff } .text { fill: #1f2328 } .dim { fill: #59636e } .bar { fill: #8c959f }
@@ -15,22 +15,25 @@ STYLE = """
     .ours { fill: #4493f8 } .line { stroke: #f0f6fc } .axis { stroke: #9198a1 }
   }
   text { font: 13px system-ui, sans-serif } .title { font-size: 15px; font-weight: 600 }
+  .foot { font-size: 11px }
 """
 
 
-def bars(title: str, unit: str, digits: int, series: dict[str, list[float]]) -> str:
-    """A chart of a figure that is better where it is less."""
+def bars(title: str, unit: str, digits: int, series: dict[str, list[float]], foot: str) -> str:
+    """A chart of a figure that is better where it is less; the foot says what was measured."""
     left = MARGIN + int(max(map(len, series)) * LETTER_WIDTH)
     width = WIDTH - left - VALUE_WIDTH - MARGIN
     scale = width / max([max(values) for values in series.values()] + [1e-9])
-    height = TITLE_HEIGHT + len(series) * (BAR_HEIGHT + BAR_GAP) + AXIS_HEIGHT
+    bottom = TITLE_HEIGHT + len(series) * (BAR_HEIGHT + BAR_GAP)
+    height = bottom + AXIS_HEIGHT + FOOT_HEIGHT
     parts = [
         f'<rect class="ground" width="{WIDTH}" height="{height}"/>',
         f'<text class="text title" x="{MARGIN}" y="26">{escape(title)}</text>',
         f'<text class="dim" x="{MARGIN}" y="46">{escape(unit)}; less is better; the line goes '
         'from the lowest to the highest round</text>',
         f'<line class="axis" x1="{left}" x2="{left}" y1="{TITLE_HEIGHT - 4}" '
-        f'y2="{height - AXIS_HEIGHT}"/>',
+        f'y2="{bottom}"/>',
+        f'<text class="dim foot" x="{MARGIN}" y="{height - 8}">{escape(foot)}</text>',
     ]
     for index, (label, values) in enumerate(series.items()):
         top = TITLE_HEIGHT + index * (BAR_HEIGHT + BAR_GAP)

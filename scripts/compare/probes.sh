@@ -1,5 +1,5 @@
 # How compare.sh drives a program and what it reads of it meanwhile. Sourced, not run.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 
 # What a driver may take beyond its time: to connect, and to wait at the end for what is under way.
 readonly DRIVE_SECONDS_MORE=15
@@ -27,32 +27,33 @@ in_real_time() { # PRIORITY COMMAND...
     chrt --other --all-tasks --pid 0 "$(pid_of origin1)"
 }
 
-# Warms the subject up with the load $@ and then measures it: what the clients saw, and what the
-# process and its core used meanwhile.
+# Warms the subject up with the load $@ and measures it from then on, in one run of the driver, which
+# tells what the clients saw and what the process and the cores used meanwhile.
 steady() { # PATH FLAGS_OF_LOADGEN...
-    local ticks busy total load
-    drive "$WARM_UP_SECONDS" "$@" >/dev/null
-    ticks="$(process_ticks)"
-    read -r busy total <<<"$(core_ticks)"
-    drive "$seconds" "$@" >"$work/load.json"
-    ticks="$(($(process_ticks) - ticks))"
-    read -r busy total <<<"$(core_ticks | awk -v b="$busy" -v t="$total" '{print $1-b, $2-t}')"
-    load="$(one_line "$work/load.json")"
-    record "$more \"ticks\": $ticks, \"tick_hz\": $(getconf CLK_TCK), \"core_busy_ticks\": $busy," \
-        "\"core_total_ticks\": $total, \"rss_kib\": $(resident_kib), \"load\": $load"
+    drive "$WARM_UP_SECONDS" "$(seconds_of "$case")" "$@" >"$work/load.json"
+    record "$more \"rss_kib\": $(resident_kib), \"load\": $(one_line "$work/load.json")"
+}
+
+# How long a case is measured: a percentile of a fixed rate needs its number of requests.
+seconds_of() { # CASE
+    if [[ " ${PACED_CASES[*]} " == *" $1 "* ]] && ((seconds < PACED_SECONDS_MIN)); then
+        echo "$PACED_SECONDS_MIN"
+    else
+        echo "$seconds"
+    fi
 }
 
 warm_up() {
-    drive "$WARM_UP_SECONDS" / --connections "$CLIENTS" >/dev/null
+    drive 0 "$WARM_UP_SECONDS" / --connections "$CLIENTS" >/dev/null
 }
 
-# Drives the subject for so long and prints what was found as JSON. Exit code 1 says that nothing
-# was answered as expected, which is a finding too.
-drive() { # SECONDS PATH FLAGS_OF_LOADGEN...
+# Drives the subject for so long, after a warm-up, and prints what was found as JSON. Exit code 1
+# says that nothing was answered as expected, which is a finding too.
+drive() { # SECONDS_OF_WARM_UP SECONDS PATH FLAGS_OF_LOADGEN...
     local code=0
-    ${priority[@]+"${priority[@]}"} timeout --foreground "$(($1 + DRIVE_SECONDS_MORE))" \
-        taskset -c "$DRIVER_CORE" "$bin/loadgen" --json --warm-up 0s --duration "${1}s" "${@:3}" \
-        "http://$address$2" 2>"$work/loadgen.err" || code=$?
+    ${priority[@]+"${priority[@]}"} timeout --foreground "$(($1 + $2 + DRIVE_SECONDS_MORE))" \
+        taskset -c "$DRIVER_CORE" "$bin/loadgen" --json --watch "$pid" --warm-up "${1}s" \
+        --duration "${2}s" "${@:4}" "http://$address$3" 2>"$work/loadgen.err" || code=$?
     if ((code > 1)); then
         fail "loadgen against $subject in $case: code $code: $(tail -n 1 "$work/loadgen.err")"
     fi
@@ -61,7 +62,8 @@ drive() { # SECONDS PATH FLAGS_OF_LOADGEN...
 # The same while other things happen: what was found is in driver.out after `end_driving`.
 begin_driving() { # SECONDS PATH FLAGS_OF_LOADGEN...
     start driver "$DRIVER_CORE" timeout --foreground "$(($1 + DRIVE_SECONDS_MORE))" \
-        "$bin/loadgen" --json --warm-up 0s --duration "${1}s" "${@:3}" "http://$address$2"
+        "$bin/loadgen" --json --watch "$pid" --warm-up 0s --duration "${1}s" "${@:3}" \
+        "http://$address$2"
 }
 
 end_driving() {
@@ -71,21 +73,12 @@ end_driving() {
 
 # Prints a file of JSON on one line.
 one_line() {
-    [[ -s "$1" ]] || fail "the driver found nothing of $subject in $case"
+    [[ -s "$1" ]] || fail "the driver found nothing of $subject in $case: $(driver_says)"
     tr -s '\n ' ' ' <"$1"
 }
 
-# User and system time of all threads of the process, in ticks.
-process_ticks() {
-    sed 's/.*) //' "/proc/$pid/stat" | awk '{print $12 + $13}'
-}
-
-# Busy and total time of the proxy's core, in ticks; guest time is part of user time.
-core_ticks() {
-    awk -v cpu="cpu$PROXY_CORE" '$1 == cpu {
-        total = $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9
-        print total - $5 - $6, total
-    }' /proc/stat
+driver_says() {
+    cat "$work/loadgen.err" "$work/driver.err" 2>/dev/null | tail -n 1
 }
 
 # Exact, unlike the VmRSS of /proc/PID/status, which the kernel updates in batches.

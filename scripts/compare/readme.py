@@ -12,10 +12,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from statistics import median
 
 from cases import Case, found
-from rounds import ENGINES, PEERS, SUBJECTS, Round, ratio, read
+from rounds import (ENGINES, PEERS, SUBJECTS, Figure, Round, failures, has_failures, ratio_to_best,
+                    read, remarks, versions)
 from tables import table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,36 +55,51 @@ def newest() -> Path:
 def numbers(directory: Path) -> str:
     """What stands between the markers."""
     machine, rounds = read(directory)
-    cases = [(case, subjects) for case, subjects in found(rounds) if is_comparison(subjects)]
-    names = [name for name in SUBJECTS if any(name in subjects for _, subjects in cases)]
-    names = [name for name in names if name != "direct"]
-    head = ["", "figure, median", *names, f"{ENGINES[0]} to the best peer"]
-    rows = [row(case, subjects, names, machine) for case, subjects in cases]
-    versions = [machine[name] for name in PEERS if machine.get(name, "absent") != "absent"]
     place = directory.relative_to(ROOT) if directory.is_relative_to(ROOT) else directory
     return (f"\n{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, "
             f"{machine.get('congestion_control', 'unknown')} congestion control; "
-            f"{'; '.join(versions)}. "
+            f"{versions(machine, ['fastlb', *PEERS])}. "
             f"{machine['rounds']} rounds of {machine['seconds']} s, {machine['date']}, commit "
             f"{machine['commit']}; raw in [{place}]({place}). The floor is a bare epoll relay. "
-            f"Less is better.\n\n"
-            f"{table(head, rows, left=2)}\n\n")
+            f"Less is better. The best peer is that of each round, and the spread that of the "
+            f"rounds.\n\n"
+            f"{table_of(machine, rounds)}\n\n")
+
+
+def table_of(machine: dict, rounds: list[Round]) -> str:
+    cases = [(case, subjects) for case, subjects in found(rounds) if is_comparison(subjects)]
+    names = [name for name in SUBJECTS if any(name in subjects for _, subjects in cases)]
+    names = [name for name in names if name != "direct"]
+    head = ["", "figure, median", *names, f"{ENGINES[0]} to the best peer", "note"]
+    rows = [row(case, figure, subjects, names, machine) for case, subjects in cases
+            for figure in (case.shape.headline, *case.shape.further)]
+    return table(head, rows, left=2)
 
 
 def is_comparison(subjects: dict[str, list[Round]]) -> bool:
     return ENGINES[0] in subjects and any(name in subjects for name in PEERS)
 
 
-def row(case: Case, subjects: dict[str, list[Round]], names: list[str], machine: dict) -> list[str]:
-    headline = case.shape.headline
+def row(case: Case, figure: Figure, subjects: dict[str, list[Round]], names: list[str],
+        machine: dict) -> list[str]:
     ours = subjects[ENGINES[0]]
-    medians = {name: median(headline.value(round) or 0 for round in subjects[name])
-               for name in PEERS if name in subjects}
-    best = min(medians, key=lambda name: medians[name])
-    to_best = ratio(headline, ours, subjects[best])
-    cells = [headline.shown(subjects[name]) if name in subjects else "" for name in names]
-    return [case.title_for(ours, machine), headline.name, *cells,
-            f"{to_best}, {best}" if to_best != "-" else "-"]
+    peers = {name: subjects[name] for name in PEERS if name in subjects}
+    # Where failures are the figure they are no reason to leave it out.
+    to_best = "" if figure.fold is sum else ratio_to_best(figure, ours, peers)
+    cells = [figure.shown(subjects[name]) if name in subjects else "" for name in names]
+    return [case.title_for(ours, machine), figure.name, *cells, to_best, note(case, subjects)]
+
+
+def note(case: Case, subjects: dict[str, list[Round]]) -> str:
+    """What is to be known of single cells, each remark with those that it is about."""
+    about: dict[str, list[str]] = {}
+    for name, rounds in subjects.items():
+        said = remarks(rounds, case.shape.is_paced)
+        if has_failures(rounds) and case.shape.headline.fold is not sum:
+            said.append(f"failed: {failures(rounds)}")
+        for remark in said:
+            about.setdefault(remark, []).append(name)
+    return "; ".join(f"{remark}: {', '.join(names)}" for remark, names in about.items())
 
 
 if __name__ == "__main__":

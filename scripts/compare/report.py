@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cases import Case, found
 from charts import bars
-from rounds import Round, read
+from rounds import ENGINES, PEERS, Round, read, versions
 from tables import by_fleet, tables
 
 
@@ -49,7 +49,8 @@ def charts(machine: dict, rounds: list[Round]) -> dict[str, str]:
         if values := series(case, subjects):
             headline = case.shape.headline
             title = heading(case, subjects, machine)
-            drawn[case.name] = bars(title, headline.name, headline.digits, values)
+            words = foot(machine, subjects)
+            drawn[case.name] = bars(title, headline.name, headline.digits, values, words)
     return drawn
 
 
@@ -63,9 +64,19 @@ def series(case: Case, subjects: dict[str, list[Round]]) -> dict[str, list[float
     if case.name == "dead":
         subjects = {f"{name}, {fleet}": chosen for name, rounds in subjects.items()
                     for fleet, chosen in by_fleet(rounds).items()}
-    values = {name: [value for value in map(case.shape.headline.value, rounds) if value is not None]
-              for name, rounds in subjects.items()}
-    return {name: found for name, found in values.items() if found}
+    headline = case.shape.headline
+    values = {name: headline.values(rounds) for name, rounds in subjects.items()}
+    # A sum is one figure, which no round has.
+    return {name: [headline.fold(found)] if headline.fold is sum else found
+            for name, found in values.items() if found}
+
+
+def foot(machine: dict, subjects: dict[str, list[Round]]) -> str:
+    """What was measured and where, for a picture that stands alone."""
+    names = ["fastlb"] * any(name in subjects for name in ENGINES)
+    names += [name for name in PEERS if name in subjects]
+    where = [machine[name] for name in ("commit", "date", "congestion_control") if name in machine]
+    return "; ".join(filter(None, [versions(machine, names), *where]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # How compare.sh starts each program that it measures, with its configuration from bench/peers.
 # Sourced, not run. Each start sets `address`, which the cases drive. Who sources it sets `peers`,
 # the folder of those that install-peers.sh builds.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 
 # Whether the program is there; what is ours is built by compare.sh.
 is_installed() { # SUBJECT
@@ -67,7 +67,9 @@ start_haproxy() {
     done
     address="127.0.0.1:$(free_port)"
     fill_in haproxy.cfg "haproxy-$mode.cfg.in" "$servers"
-    start haproxy "$PROXY_CORE" haproxy -db -f "$work/haproxy.cfg"
+    local settings=()
+    if contains "${case:-}" "${SPLICED_CASES[@]}"; then settings+=(FASTLB_COMPARE_SPLICE=1); fi
+    start haproxy "$PROXY_CORE" env ${settings[@]+"${settings[@]}"} haproxy -db -f "$work/haproxy.cfg"
 }
 
 start_pingora() {
