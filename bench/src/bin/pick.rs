@@ -13,11 +13,11 @@ struct Flags {
     /// How many threads pick at once.
     #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_values_t = [1, 2, 4])]
     threads: Vec<usize>,
-    /// Picks of each thread in a round.
-    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    /// Picks of each thread in a round: so many that the threads really run at once.
+    #[arg(long, value_name = "N", default_value_t = 2_000_000)]
     picks: usize,
     /// Rounds, of which the median counts.
-    #[arg(long, value_name = "N", default_value_t = 15)]
+    #[arg(long, value_name = "N", default_value_t = 7)]
     rounds: usize,
 }
 
