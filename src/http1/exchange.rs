@@ -9,9 +9,8 @@ use std::{io, mem};
 use tracing::debug;
 
 use super::end::{Cause, End, Phase};
-use super::framing::{Method, RequestPlan};
 use super::gateway::Gateway;
-use super::head::{BadHead, Version};
+use super::head::BadHead;
 use super::reply;
 use super::request::{self, Refused, Request};
 use super::response::{Answered, Progress, Reception};
@@ -323,12 +322,7 @@ impl<I: Io> Exchange<'_, I> {
         // The client takes the connection for a tunnel where it spoke too early.
         let is_early = cause == Cause::BadRequest(BadHead::EarlyBytes);
         let uploading = self.progress.uploading.get();
-        let keep_alive = self.request.plan.keep_alive && !uploading && !is_early;
-        let plan = Some(RequestPlan {
-            keep_alive,
-            ..self.request.plan
-        });
-        let refused = Refused { end, plan };
+        let refused = Refused::planned(end, &self.request.plan, !uploading && !is_early);
         refuse(self.gateway, self.client, self.scratch, refused).await
     }
 }
@@ -445,7 +439,12 @@ async fn refuse<I: Io>(
     scratch: &mut Scratch,
     refused: Refused,
 ) -> After {
-    let Refused { end, plan } = refused;
+    let Refused {
+        end,
+        version,
+        keep_alive,
+        head_only,
+    } = refused;
     // What was not understood, or comes behind it, may wait long for a client that does not read.
     client.stream.inbox.settle();
     note(gateway, client, end);
@@ -461,9 +460,7 @@ async fn refuse<I: Io>(
             _ => After::Linger,
         };
     };
-    let version = plan.map_or(Version::Http11, |plan| plan.version);
-    let keep_alive = plan.is_some_and(|plan| plan.keep_alive) && !gateway.is_draining();
-    let head_only = plan.is_some_and(|plan| plan.method == Method::Head);
+    let keep_alive = keep_alive && !gateway.is_draining();
     let parcel = &mut scratch.response;
     parcel.clear();
     let (request_id, out) = (&scratch.request_id, &mut parcel.lead);

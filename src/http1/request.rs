@@ -1,9 +1,9 @@
 //! A request on its way upstream: received, understood, written anew for its backend.
 
 use super::end::{Cause, End, Phase};
-use super::framing::{self, Framing, RequestPlan};
+use super::framing::{self, Framing, Method, RequestPlan};
 use super::gateway::Gateway;
-use super::head::{RequestHead, Scan, Span, field_store};
+use super::head::{RequestHead, Scan, Span, Version, field_store};
 use super::rewrite::{self, Forward};
 use super::session::{Client, Scratch};
 use crate::balance::BackendId;
@@ -19,10 +19,41 @@ pub(super) struct Request {
     pub(super) backend: BackendId,
 }
 
-/// A request that gets no further, and what is known of it.
+/// A request that gets no further, and how its client is told.
 pub(super) struct Refused {
     pub(super) end: End,
-    pub(super) plan: Option<RequestPlan>,
+    pub(super) version: Version,
+    /// Whether the next request of the connection can be found.
+    pub(super) keep_alive: bool,
+    /// Whether the answer has no body, as that to a HEAD (RFC 9110 section 9.3.2).
+    pub(super) head_only: bool,
+}
+
+impl Refused {
+    /// Of a request that was understood.
+    pub(super) fn planned(end: End, plan: &RequestPlan, keep_alive: bool) -> Self {
+        Self {
+            end,
+            version: plan.version,
+            keep_alive: plan.keep_alive && keep_alive,
+            head_only: plan.method == Method::Head,
+        }
+    }
+
+    /// Of what was not understood, or did not come to its end.
+    fn garbled(cause: Cause, bytes: &[u8]) -> Self {
+        let phase = Phase::Head;
+        // What else is wrong with it, a client that asked for a head reads nothing else.
+        let blank = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+        let line = &bytes[bytes.iter().take_while(blank).count()..];
+        Self {
+            end: End { cause, phase },
+            // Where the connection ends, either version is told so in the same way.
+            version: Version::Http11,
+            keep_alive: false,
+            head_only: line.starts_with(b"HEAD "),
+        }
+    }
 }
 
 /// Waits for a whole head and writes it, as the backend shall see it, to `scratch`.
@@ -31,7 +62,8 @@ pub(super) async fn receive<I: Io>(
     client: &mut Client<I>,
     scratch: &mut Scratch,
 ) -> Result<Request, Refused> {
-    let span = head(gateway, client).await.map_err(refused)?;
+    let span = head(gateway, client).await;
+    let span = span.map_err(|cause| Refused::garbled(cause, client.stream.inbox.bytes()))?;
     client.requests = client.requests.saturating_add(1);
     let request = translate(gateway, client, span, scratch);
     // Also where it is refused: the connection may go on with the next request.
@@ -67,11 +99,11 @@ fn translate<I: Io>(
     span: Span,
     scratch: &mut Scratch,
 ) -> Result<Request, Refused> {
-    let bad = |bad| refused(Cause::BadRequest(bad));
     let mut store = field_store();
     let is_worn_out = client.is_worn_out(gateway);
     let is_last = client.stream.inbox.bytes().len() == span.end;
     let bytes = span.of(client.stream.inbox.bytes_mut());
+    let bad = |bad| Refused::garbled(Cause::BadRequest(bad), bytes);
     let head = RequestHead::parse(bytes, &mut store).map_err(bad)?;
     let mut plan = framing::request(&head).map_err(bad)?;
     // What is there already was sent before a switch of protocols: it is the next request, and the
@@ -117,21 +149,7 @@ fn translate<I: Io>(
 /// A request that was understood and goes to nobody.
 fn turned_away(cause: Cause, phase: Phase, plan: RequestPlan) -> Refused {
     // Nobody will read the body, and what follows it could not be told from it.
-    let keep_alive = plan.keep_alive && plan.framing.is_empty();
-    Refused {
-        end: End { cause, phase },
-        plan: Some(RequestPlan { keep_alive, ..plan }),
-    }
-}
-
-fn refused(cause: Cause) -> Refused {
-    Refused {
-        end: End {
-            cause,
-            phase: Phase::Head,
-        },
-        plan: None,
-    }
+    Refused::planned(End { cause, phase }, &plan, plan.framing.is_empty())
 }
 
 /// Why the body of a request did not arrive.

@@ -93,6 +93,7 @@ pub(super) fn judge_requests(plot: &Plot, transcript: &Transcript) {
     }
     let (mut sent_at, mut received_at) = (0, 0);
     for (serial, got) in transcript.got.borrow().iter().enumerate() {
+        let from = sent_at;
         sent_at += judge_request(&sent[sent_at..], got);
         let answer = strict::response(&received[received_at..], &got.method);
         let Read::Whole((head, body), length) = answer else {
@@ -103,6 +104,7 @@ pub(super) fn judge_requests(plot: &Plot, transcript: &Transcript) {
             // Something came behind the request, before the switch did.
             let heard = &transcript.heard.borrow()[got.connection];
             assert!(heard.is_empty(), "there is no tunnel");
+            sent_at = from;
             break;
         }
         received_at += length;
@@ -118,7 +120,7 @@ pub(super) fn judge_requests(plot: &Plot, transcript: &Transcript) {
         let is_head = got.method == b"HEAD";
         assert_eq!(body, if is_head { b"" } else { ANSWER });
     }
-    judge_refusal(&received[received_at..]);
+    judge_refusal(&sent[sent_at..], &received[received_at..]);
 }
 
 /// What a backend got is what the client sent; returns how much of that it is.
@@ -148,28 +150,24 @@ fn judge_origin(origin: Origin, transcript: &Transcript) {
     }
 }
 
-/// Behind the answers of backends there may be one of our own, which is the last.
-fn judge_refusal(bytes: &[u8]) {
+/// Behind the answers of backends there may be one of our own, which is the last. It answers what
+/// was `sent` behind the requests that backends got.
+fn judge_refusal(sent: &[u8], bytes: &[u8]) {
     if bytes.is_empty() {
         return;
     }
-    // Where the method was understood it may have been HEAD.
-    let (with_body, without) = (
-        strict::response(bytes, b"GET"),
-        strict::response(bytes, b"HEAD"),
-    );
-    let length = bytes.len();
-    match (with_body, without) {
-        (Read::Whole((head, _), whole), _) | (_, Read::Whole((head, _), whole)) => {
-            assert_eq!(whole, length, "nothing follows a refusal");
-            assert!(
-                field(&head.fields, "x-serial").is_none(),
-                "an answer too many"
-            );
-            assert!(head.status >= 400 || head.status == 200);
-        }
-        other => panic!("no whole refusal: {other:?}"),
-    }
+    let blank = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+    let line = &sent[sent.iter().take_while(blank).count()..];
+    let is_head = line.starts_with(b"HEAD ");
+    let method: &[u8] = if is_head { b"HEAD" } else { b"GET" };
+    let Read::Whole((head, body), length) = strict::response(bytes, method) else {
+        panic!("no whole refusal: {}", bytes.escape_ascii());
+    };
+    assert_eq!(length, bytes.len(), "nothing follows a refusal");
+    let serial = field(&head.fields, "x-serial");
+    assert!(serial.is_none(), "an answer too many");
+    assert!(head.status >= 400 || head.status == 200);
+    assert!(is_head || body.starts_with(b"fastlb: "), "it says why");
 }
 
 fn field<'a>(fields: &'a [Field], name: &str) -> Option<&'a [u8]> {

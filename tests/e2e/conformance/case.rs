@@ -120,6 +120,14 @@ pub(super) enum After {
 }
 
 impl RequestCase {
+    /// The method of the request that this answer is to. What the backend does not see is what the
+    /// client sends, where that is all.
+    pub(super) fn method(&self, answer: usize) -> &str {
+        let unseen = (answer == 0).then_some(&self.send);
+        let said = self.line.get(answer).or(unseen);
+        said.map_or("GET", Bytes::first_word)
+    }
+
     /// Whether the connection ends behind the last answer: where that is a refusal, unless the case
     /// says otherwise.
     pub(super) fn ends(&self) -> bool {
@@ -168,9 +176,11 @@ fn assert_unique<'a>(cases: impl Iterator<Item = (&'a str, &'a Bytes)>) {
 pub(super) struct Bytes(pub(super) Vec<u8>);
 
 impl Bytes {
-    /// What stands before the first blank; of a request line that is the method.
+    /// What stands before the first blank, behind empty lines; of a request that is the method.
     pub(super) fn first_word(&self) -> &str {
-        let word = self.0.split(|byte| *byte == b' ').next();
+        let empty = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+        let text = &self.0[self.0.iter().take_while(empty).count()..];
+        let word = text.split(|byte| *byte == b' ').next();
         word.and_then(|word| str::from_utf8(word).ok())
             .unwrap_or_default()
     }
