@@ -2,7 +2,10 @@
 //!
 //! Not a store of fields. A head keeps its fields as httparse found them, in their order.
 
+pub(super) use self::end_to_end::is_end_to_end;
 use super::head::Version;
+
+mod end_to_end;
 
 /// A field name that a gateway acts upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +151,7 @@ pub(super) fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Name, list, push_decimal};
+    use super::{Name, is_end_to_end, list, push_decimal};
 
     #[test]
     fn names_are_known_whatever_their_case() {
@@ -183,6 +186,23 @@ mod tests {
         for (name, known) in table {
             assert_eq!(Name::of(name), known, "{name}");
         }
+    }
+
+    #[test]
+    fn fields_for_all_recipients_are_known_by_name_or_family() {
+        let for_all = [
+            "AUTHORIZATION",
+            "via",
+            "Clear-Site-Data",
+            "Cross-Origin-Opener-Policy",
+            "access-control-allow-origin",
+            "Content-Disposition",
+            "X-Accel-Redirect",
+            "Sec-Fetch-Site",
+        ];
+        assert!(for_all.into_iter().all(is_end_to_end));
+        let others = ["X-Mine", "Contents", "Si", "", "Server-Timing"];
+        assert!(!others.into_iter().any(is_end_to_end));
     }
 
     #[test]

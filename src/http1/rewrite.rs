@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use arrayvec::ArrayVec;
 use httparse::Header;
 
-use super::field::{Name, list, push, push_decimal, push_length, push_persistence};
+use super::field::{Name, is_end_to_end, list, push, push_decimal, push_length, push_persistence};
 use super::framing::{Delivery, Framing, Method, RequestPlan, ResponsePlan, Target, protocols};
 use super::head::{RequestHead, ResponseHead};
 pub use added::{Added, BadPseudonym, Pseudonym};
@@ -291,7 +291,8 @@ impl<'s, 'b> Named<'s, 'b> {
 
     fn has(self, name: &str) -> bool {
         let is = |option: &[u8]| option.eq_ignore_ascii_case(name.as_bytes());
-        !self.fields.is_empty() && !is_for_all(name) && self.options().any(is)
+        // A client could otherwise strip a request of what the backend decides by.
+        !self.fields.is_empty() && self.options().any(is) && !is_end_to_end(name)
     }
 
     fn options(self) -> impl Iterator<Item = &'b [u8]> {
@@ -301,49 +302,4 @@ impl<'s, 'b> Named<'s, 'b> {
             .filter(|field| Name::of(field.name) == Name::Connection);
         connection.flat_map(|field| list(field.value))
     }
-}
-
-/// Whether a field is meant for all recipients, so that `Connection` cannot have it dropped: a
-/// client could otherwise strip a request of what the backend decides by.
-fn is_for_all(name: &str) -> bool {
-    const FOR_ALL: [&str; 25] = [
-        "age",
-        "authorization",
-        "cache-control",
-        "cookie",
-        "date",
-        "etag",
-        "expires",
-        "idempotency-key",
-        "last-modified",
-        "link",
-        "location",
-        "origin",
-        "pragma",
-        "range",
-        "referer",
-        "retry-after",
-        "set-cookie",
-        "strict-transport-security",
-        "user-agent",
-        "vary",
-        "via",
-        "www-authenticate",
-        "x-frame-options",
-        "x-real-ip",
-        "x-request-id",
-    ];
-    const FAMILIES: [&str; 6] = [
-        "accept",
-        "access-control-",
-        "content-",
-        "if-",
-        "sec-",
-        "x-content-",
-    ];
-    let begins = |family: &&str| {
-        let start = name.get(..family.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(family))
-    };
-    FOR_ALL.iter().any(|known| name.eq_ignore_ascii_case(known)) || FAMILIES.iter().any(begins)
 }

@@ -1,6 +1,6 @@
 //! The trailer section that goes on, where somebody takes it (RFC 9110 section 6.5).
 
-use crate::http1::field::{Name, push};
+use crate::http1::field::{Name, is_end_to_end, push};
 
 /// The lines of a section. They were checked as they came. Boxed where it is kept, because hardly
 /// any body has one and every relay would have room for it.
@@ -26,31 +26,8 @@ impl Trailers {
 /// or says how the body is to be read, does not (RFC 9110 section 6.5.1), and who merges it into
 /// the head could be deceived.
 fn may_trail(name: &str) -> bool {
-    const NEVER: [&str; 23] = [
-        "age",
-        "authentication-info",
-        "authorization",
-        "cache-control",
-        "content-encoding",
-        "content-range",
-        "content-security-policy",
-        "content-type",
-        "cookie",
-        "date",
-        "expires",
-        "location",
-        "origin",
-        "pragma",
-        "range",
-        "retry-after",
-        "set-cookie",
-        "strict-transport-security",
-        "te",
-        "vary",
-        "via",
-        "warning",
-        "www-authenticate",
-    ];
-    matches!(Name::of(name), Name::Other | Name::RequestId)
-        && !NEVER.iter().any(|never| name.eq_ignore_ascii_case(never))
+    // RFC 9530 section 2, RFC 9110 section 8.8.3: who computes them has to send the body first.
+    const ALLOWED: [&str; 2] = ["content-digest", "etag"];
+    let is_allowed = || ALLOWED.iter().any(|known| name.eq_ignore_ascii_case(known));
+    Name::of(name) == Name::Other && (!is_end_to_end(name) || is_allowed())
 }

@@ -61,11 +61,11 @@ fn a_request_is_forwarded_with_where_it_came_from() {
 
 #[test]
 fn what_concerns_one_connection_stays_on_it() {
-    let text = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Mine, Authorization\r\n\
+    let text = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Mine, Authorization, Via\r\n\
         Keep-Alive: 5\r\nX-Mine: 1\r\nProxy-Connection: x\r\nTE: trailers\r\nTrailer: x\r\n\
-        Upgrade: h2c\r\nProxy-Authorization: x\r\nAuthorization: y\r\nX-Yours: 2\r\n\
+        Upgrade: h2c\r\nProxy-Authorization: x\r\nAuthorization: y\r\nX-Yours: 2\r\nVia: z\r\n\
         Connection: content-length, host, x-forwarded-for\r\nContent-Length: 007\r\n\r\n";
-    let expected = "POST / HTTP/1.1\r\nHost: a\r\nAuthorization: y\r\nX-Yours: 2\r\n\
+    let expected = "POST / HTTP/1.1\r\nHost: a\r\nAuthorization: y\r\nX-Yours: 2\r\nVia: z\r\n\
         Content-Length: 7\r\nX-Forwarded-For: 192.0.2.10\r\nX-Forwarded-Proto: http\r\n\
         X-Forwarded-Host: a\r\n\r\n";
     assert_eq!(forwarded(text, &STRANGER), expected);
