@@ -2,6 +2,8 @@
 //!
 //! Not a store of fields. A head keeps its fields as httparse found them, in their order.
 
+use arrayvec::ArrayVec;
+
 pub(super) use self::end_to_end::is_end_to_end;
 use super::head::Version;
 
@@ -29,7 +31,7 @@ pub(super) enum Name {
     ForwardedProto,
     /// `X-Forwarded-Host`.
     ForwardedHost,
-    /// The rest of `X-Forwarded-*`.
+    /// `X-Real-IP` and the rest of `X-Forwarded-*`.
     ForwardedOther,
     /// `Forwarded` (RFC 7239).
     Forwarded,
@@ -50,8 +52,10 @@ impl Name {
             7 if is(name, b"upgrade") => Self::Upgrade,
             7 if is(name, b"trailer") => Self::Trailer,
             9 if is(name, b"forwarded") => Self::Forwarded,
+            9 if is(name, b"x-real-ip") => Self::ForwardedOther,
             10 if is(name, b"connection") => Self::Connection,
             10 if is(name, b"keep-alive") => Self::HopByHop,
+            11 if is(name, b"x-forwarded") => Self::ForwardedOther,
             12 if is(name, b"max-forwards") => Self::MaxForwards,
             12 if is(name, b"x-request-id") => Self::RequestId,
             13 if is(name, b"authorization") => Self::Authorization,
@@ -62,7 +66,7 @@ impl Name {
             18 if is(name, b"proxy-authenticate") => Self::HopByHop,
             19 if is(name, b"proxy-authorization") => Self::HopByHop,
             25 if is(name, b"proxy-authentication-info") => Self::HopByHop,
-            13.. => Self::forwarded(name),
+            12.. => Self::forwarded(name),
             _ => Self::Other,
         }
     }
@@ -78,6 +82,22 @@ impl Name {
             _ => Self::Other,
         }
     }
+}
+
+/// Whether a name is one that a gateway acts upon, but for other characters where that has hyphens.
+/// Programs behind gateways of the CGI kind read it as that one: it was not checked as that one.
+pub(super) fn is_disguised(name: &str) -> bool {
+    // All such names are shorter, or known by how they begin.
+    const PREFIX_BYTES: usize = 32;
+    let plain = |byte: u8| byte == b'-' || byte.is_ascii_alphanumeric();
+    // The initials of those that have hyphens rule out almost all candidates.
+    if !name.starts_with(|initial| "CHKMPTXchkmptx".contains(initial)) || name.bytes().all(plain) {
+        return false;
+    }
+    let hyphen = |byte: u8| if plain(byte) { byte } else { b'-' };
+    let prefix = name.bytes().take(PREFIX_BYTES).map(hyphen);
+    let read: ArrayVec<u8, PREFIX_BYTES> = prefix.collect();
+    str::from_utf8(&read).is_ok_and(|read| Name::of(read) != Name::Other)
 }
 
 /// Compares a token with one of small letters and hyphens, whatever the token's case. One bit tells
@@ -151,7 +171,7 @@ pub(super) fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Name, is_end_to_end, list, push_decimal};
+    use super::{Name, is_disguised, is_end_to_end, list, push_decimal};
 
     #[test]
     fn names_are_known_whatever_their_case() {
@@ -178,14 +198,36 @@ mod tests {
             ("X-Forwarded-Port", Name::ForwardedOther),
             ("Forwarded", Name::Forwarded),
             ("X-Request-ID", Name::RequestId),
-            ("X-Forwarded-", Name::Other),
+            ("X-Forwarded", Name::ForwardedOther),
+            ("X-Forwarded-", Name::ForwardedOther),
+            ("X-Forwardedness", Name::Other),
+            ("X-Real-IP", Name::ForwardedOther),
             ("Trailers", Name::Other),
             ("Content-Type", Name::Other),
             ("", Name::Other),
         ];
         for (name, known) in table {
             assert_eq!(Name::of(name), known, "{name}");
+            assert!(!is_disguised(name), "{name}");
+            for other in ["_", ".", "!"] {
+                let disguise = name.replace('-', other);
+                let reads_as_ours = disguise != name && known != Name::Other;
+                assert_eq!(is_disguised(&disguise), reads_as_ours, "{disguise}");
+            }
         }
+        for name in [
+            "Content-Type",
+            "X.Y",
+            "Content.Type",
+            "cache!control",
+            "_",
+            "Hos.t",
+        ] {
+            assert!(!is_disguised(name), "{name}");
+        }
+        assert!(is_disguised(
+            "x.forwarded_that-is-longer-than-any-other-name"
+        ));
     }
 
     #[test]

@@ -6,10 +6,11 @@
 
 use std::net::IpAddr;
 
-use arrayvec::ArrayVec;
 use httparse::Header;
 
-use super::field::{Name, is_end_to_end, list, push, push_decimal, push_length, push_persistence};
+use super::field::{
+    Name, is_disguised, is_end_to_end, list, push, push_decimal, push_length, push_persistence,
+};
 use super::framing::{Delivery, Framing, Method, RequestPlan, ResponsePlan, Target, protocols};
 use super::head::{RequestHead, ResponseHead};
 pub use added::{Added, BadPseudonym, Pseudonym};
@@ -20,14 +21,15 @@ mod forwarded;
 #[cfg(test)]
 mod tests;
 
-/// What becomes of a request's fields whose names have an underscore. Programs behind gateways
-/// of the CGI kind read it as a hyphen, and so one field as another that was checked.
+/// What becomes of a request's fields whose names have an underscore, and are none that a gateway
+/// writes itself. Programs behind gateways of the CGI kind read it as a hyphen, and so one field as
+/// another that was checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Underscores {
     /// They are dropped.
     #[default]
     Drop,
-    /// They go on, but for those that would be read as a field which a gateway writes itself.
+    /// They go on.
     Keep,
 }
 
@@ -204,11 +206,13 @@ fn request_fields(
 ) -> Told {
     let named = Named::of(head.fields, plan.names_fields);
     let trusted = forward.trusted;
+    let drops_underscores = head.has_underscore && forward.underscores == Underscores::Drop;
     let mut told = Told::default();
     for field in head.fields {
         match Name::of(field.name) {
             Name::Other if named.has(field.name) => continue,
-            Name::Other if head.has_underscore && forward.underscores.drops(field.name) => continue,
+            Name::Other if is_disguised(field.name) => continue,
+            Name::Other if drops_underscores && field.name.contains('_') => continue,
             Name::Other | Name::Authorization => {}
             Name::MaxForwards if plan.max_forwards.is_none() => {}
             Name::ForwardedProto if trusted => told.proto = true,
@@ -249,23 +253,6 @@ fn response_fields(
         }
     }
     added.push(head.version, out);
-}
-
-impl Underscores {
-    /// Whether a field of this name goes no further.
-    fn drops(self, name: &str) -> bool {
-        name.contains('_') && (self == Self::Drop || reads_as_ours(name))
-    }
-}
-
-/// Whether a name with hyphens for its underscores is one that a gateway acts upon.
-fn reads_as_ours(name: &str) -> bool {
-    // All such names are shorter, or known by how they begin.
-    const PREFIX_BYTES: usize = 32;
-    let hyphen = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    let prefix = name.bytes().take(PREFIX_BYTES).map(hyphen);
-    let read: ArrayVec<u8, PREFIX_BYTES> = prefix.collect();
-    str::from_utf8(&read).is_ok_and(|read| Name::of(read) != Name::Other)
 }
 
 fn host<'b>(fields: &[Header<'b>]) -> Option<&'b [u8]> {
