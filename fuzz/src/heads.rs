@@ -6,11 +6,15 @@ use fastlb::http1::head::{BadHead, RequestHead, ResponseHead, Scan, Span, field_
 use fastlb::http1::rewrite::{self, Added, Forward, Underscores};
 use fastlb::limits::{FIELDS_MAX, HEAD_BYTES_MAX};
 
+use super::fields;
 use super::pieces::places;
-use super::strict::{self, Ending, Read};
+use super::strict::{self, Ending, Field, Read};
+
+/// The Host of a request that has none.
+const NOBODY: &str = "backend.test:80";
 
 /// Where a head ends does not depend on its pieces, and what goes on to the backend is framed for
-/// it, for us and for the strict reader as what the client sent.
+/// it, for us and for the strict reader as what the client sent, and says the same.
 pub fn request_head(input: &[u8]) {
     let Some((&cuts, bytes)) = input.split_first() else {
         return;
@@ -81,17 +85,18 @@ pub(crate) fn forward(
     choice: u8,
     out: &mut Vec<u8>,
 ) -> Result<RequestPlan, BadHead> {
-    const PEERS: [Option<[u8; 4]>; 2] = [Some([192, 0, 2, 1]), None];
+    const PEERS: [Option<&str>; 2] = [Some("192.0.2.1"), None];
     // Before the version is written over.
     let received = strict::request_head(&bytes[span.start..]);
     let bytes = span.of(bytes);
     let mut store = field_store();
     let head = RequestHead::parse(bytes, &mut store)?;
     let plan = framing::request(&head)?;
+    let (peer, trusted) = (PEERS[usize::from(choice & 1)], choice & 2 != 0);
     let forward = Forward {
-        peer: PEERS[usize::from(choice & 1)].map(Into::into),
-        trusted: choice & 2 != 0,
-        authority: "backend.test:80",
+        peer: peer.map(|peer| peer.parse().expect("it is an address")),
+        trusted,
+        authority: NOBODY,
         underscores: match choice & 4 {
             0 => Underscores::Drop,
             _ => Underscores::Keep,
@@ -111,6 +116,11 @@ pub(crate) fn forward(
     assert_eq!(sent.ending, ending(plan.framing));
     if head.target.starts_with('/') {
         assert_eq!(sent.target, head.target.as_bytes());
+    }
+    fields::check_request(&received, &sent, peer, trusted, NOBODY);
+    if forward.underscores == Underscores::Drop {
+        let has_underscore = |field: &Field| field.name.contains('_');
+        assert!(!sent.fields.iter().any(has_underscore));
     }
     // What is added may be too much for our own limits, and the last hop goes no further.
     let counts_hops = sent.fields.iter().any(|field| field.name == "max-forwards");
@@ -195,6 +205,7 @@ pub(crate) fn deliver(
     let sent = whole(strict::response_head(out, asked.method), out.len());
     assert_eq!(sent.status, plan.status);
     assert_eq!(sent.ending, ending(framing));
+    fields::check_response(&received, &sent);
     Ok(delivered)
 }
 

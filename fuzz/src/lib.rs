@@ -4,6 +4,7 @@
 //! target `session` is not here but beside the simulation that it runs in.
 
 mod bodies;
+mod fields;
 mod heads;
 mod pieces;
 mod proxy;

@@ -226,13 +226,14 @@ pub(crate) fn body(ending: Ending, bytes: &[u8]) -> Read<Vec<u8>> {
             Ok(length) if length <= bytes.len() => Read::Whole(bytes[..length].to_vec(), length),
             _ => Read::Partial,
         },
-        Ending::Chunked => chunked(bytes),
+        Ending::Chunked => chunked(bytes, true),
         Ending::Close => Read::Partial,
     }
 }
 
-/// Reads a chunked body (RFC 9112 section 7.1).
-pub(crate) fn chunked(bytes: &[u8]) -> Read<Vec<u8>> {
+/// Reads a chunked body (RFC 9112 section 7.1). Whether blanks may lead from a size to its
+/// extensions is left to the caller: the grammar has them, and fastlb refuses them.
+pub(crate) fn chunked(bytes: &[u8], blank_may_lead: bool) -> Read<Vec<u8>> {
     let (mut payload, mut at) = (Vec::new(), 0);
     loop {
         let line = match line(&bytes[at..]) {
@@ -245,7 +246,8 @@ pub(crate) fn chunked(bytes: &[u8]) -> Read<Vec<u8>> {
         };
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit());
         let (size, extensions) = line.split_at(digits.count());
-        if size.is_empty() || !are_extensions(extensions) {
+        let is_lead_good = blank_may_lead || behind_blanks(extensions) == extensions;
+        if size.is_empty() || !is_lead_good || !are_extensions(extensions) {
             return Read::Bad("a size line is a size with extensions");
         }
         let Ok(size) = u64::from_str_radix(&String::from_utf8_lossy(size), 16) else {
