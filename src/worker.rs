@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use crate::balance::{Balancer, Snapshot};
 use crate::http1::{self, Gateway, Sessions};
-use crate::io::{BufferOptions, Io, Stopwatch, Usage};
+use crate::io::{BufferOptions, Io, Stopwatch, Usage, wall_clock_s};
 use crate::limits;
 use crate::listener::{Arrival, ConnectionLimit, Door};
 use crate::stats::WorkerCounters;
@@ -115,6 +115,7 @@ async fn serve<I: Io>(io: I, options: Options, ready: impl FnOnce()) -> io::Resu
         reports,
     );
     let gateway = Rc::new(Gateway::new(io.clone(), backends, counters.clone(), http));
+    gateway.set_date(wall_clock_s());
     let door = Door::new(limit, counters.clone());
     let listeners = options
         .listeners
@@ -230,6 +231,7 @@ async fn tick<I: Io>(
             .await;
         let now_ms = clock.elapsed_ms();
         gateway.wheel.advance(now_ms);
+        gateway.set_date(wall_clock_s());
         gateway.backends.tick(now_ms);
         gateway.io.tick();
         sessions.tick();

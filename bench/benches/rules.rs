@@ -4,6 +4,7 @@ use divan::{Bencher, black_box};
 use fastlb::balance::BackendId;
 use fastlb::health::{CheckRules, EjectRules, Event, FleetHealth, News};
 use fastlb::http1::chunked::{Decoder, Encoder};
+use fastlb::http1::date::Date;
 use fastlb::http1::framing::{self, RequestPlan};
 use fastlb::http1::head::{RequestHead, ResponseHead, Scan, field_store};
 use fastlb::http1::rewrite::{self, Added, Forward, Underscores};
@@ -81,7 +82,10 @@ fn response_head(bencher: Bencher<'_, '_>) {
         let head = ResponseHead::parse(RESPONSE, &mut store).expect("it is good");
         let plan = framing::answer(&head, &request, SMALL_REQUEST).expect("it is good");
         let delivery = framing::deliver(&plan, &request, false);
-        let added = Added::default();
+        let added = Added {
+            date: Date::at(784_111_777),
+            ..Added::default()
+        };
         rewrite::response(&head, &plan, delivery, &request, added, &mut out);
         out.len()
     });

@@ -1,6 +1,7 @@
 //! Heads: found in any pieces, read as the strict reader reads them, and written so that both
 //! sides read the same.
 
+use fastlb::http1::date::Date;
 use fastlb::http1::framing::{self, Framing, RequestPlan};
 use fastlb::http1::head::{BadHead, RequestHead, ResponseHead, Scan, Span, field_store};
 use fastlb::http1::rewrite::{self, Added, Forward, Underscores};
@@ -135,6 +136,7 @@ fn added(named: bool) -> Added<'static> {
     Added {
         via: None,
         request_id: if named { b"0a1b2c3d" } else { b"" },
+        date: Date::at(784_111_777),
     }
 }
 

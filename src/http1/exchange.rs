@@ -463,8 +463,11 @@ async fn refuse<I: Io>(
     let keep_alive = keep_alive && !gateway.is_draining();
     let parcel = &mut scratch.response;
     parcel.clear();
-    let (request_id, out) = (&scratch.request_id, &mut parcel.lead);
-    reply::write(end.cause, version, keep_alive, head_only, request_id, out);
+    let (request_id, date) = (&scratch.request_id, gateway.date());
+    let out = &mut parcel.lead;
+    reply::write(
+        end.cause, version, keep_alive, head_only, request_id, date, out,
+    );
     gateway.counters.own_replies.add(1);
     gateway.counters.count_response(status);
     let Client {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::debug;
 
+use super::date::Date;
 use super::end::{Cause, End, Phase};
 use super::request_id::{RequestIds, RequestNames};
 use super::rewrite::{Added, Pseudonym, Underscores};
@@ -64,6 +65,8 @@ pub(crate) struct Gateway<I: Io> {
     pub(crate) options: Options,
     pub(super) names: RequestNames,
     draining: Cell<bool>,
+    /// `None` until the clock was read.
+    date: Cell<Option<Date>>,
 }
 
 impl<I: Io> Gateway<I> {
@@ -83,6 +86,7 @@ impl<I: Io> Gateway<I> {
             options,
             names,
             draining: Cell::new(false),
+            date: Cell::new(None),
         }
     }
 
@@ -101,7 +105,19 @@ impl<I: Io> Gateway<I> {
         Added {
             via: self.options.via.as_ref(),
             request_id,
+            date: self.date.get(),
         }
+    }
+
+    /// Tells what second it is.
+    pub(crate) fn set_date(&self, since_1970_s: u64) {
+        if !self.date.get().is_some_and(|date| date.is_at(since_1970_s)) {
+            self.date.set(Date::at(since_1970_s));
+        }
+    }
+
+    pub(super) fn date(&self) -> Option<Date> {
+        self.date.get()
     }
 
     /// How long an exchange may stand still.

@@ -1,9 +1,10 @@
 //! HTTP/1.x as a gateway speaks it (RFC 9110, RFC 9112).
 //!
-//! `head`, `framing`, `chunked`, `rewrite` and `reply` are pure rules: bytes and values in, values
-//! out. `session` and `exchange` are the connections and requests that these rules govern.
+//! `head`, `framing`, `chunked`, `rewrite`, `reply` and `date` are pure rules: bytes and values in,
+//! values out. `session` and `exchange` are the connections and requests that these rules govern.
 
 pub mod chunked;
+pub mod date;
 pub mod end;
 mod exchange;
 mod field;

@@ -1,5 +1,6 @@
 //! Our own answers: what a client is told where no backend's response can be.
 
+use super::date::Date;
 use super::end::Cause;
 use super::field::{push, push_decimal, push_length, push_persistence};
 use super::head::Version;
@@ -13,6 +14,7 @@ pub fn write(
     keep_alive: bool,
     head_only: bool,
     request_id: &[u8],
+    date: Option<Date>,
     out: &mut Vec<u8>,
 ) {
     let Some(status) = cause.status() else {
@@ -23,6 +25,9 @@ pub fn write(
     push_decimal(out, u64::from(status));
     for part in [" ", phrase(status), "\r\n"] {
         out.extend_from_slice(part.as_bytes());
+    }
+    if let Some(date) = date {
+        date.push(out);
     }
     push(out, "Content-Type", b"text/plain; charset=utf-8");
     push_length(out, body.iter().map(|part| part.len() as u64).sum());
@@ -72,20 +77,28 @@ fn phrase(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cause, Version, phrase, write};
+    use super::{Cause, Date, Version, phrase, write};
     use crate::http1::framing::{self, Framing, Method};
     use crate::http1::head::{BadHead, ResponseHead, Scan, field_store};
 
     fn written(cause: Cause, version: Version, keep_alive: bool, head_only: bool) -> String {
         let mut out = Vec::new();
-        write(cause, version, keep_alive, head_only, b"", &mut out);
+        write(
+            cause,
+            version,
+            keep_alive,
+            head_only,
+            b"",
+            Date::at(784_111_777),
+            &mut out,
+        );
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn an_answer_names_the_reason() {
         let cause = Cause::NoBackend;
-        let head = "HTTP/1.1 503 Service Unavailable\r\n\
+        let head = "HTTP/1.1 503 Service Unavailable\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
             Content-Type: text/plain; charset=utf-8\r\nContent-Length: 29\r\n\
             Retry-After: 2\r\n";
         let body = "fastlb: no backend available\n";
@@ -112,7 +125,7 @@ mod tests {
     fn an_answer_says_what_its_request_is_called() {
         let mut out = Vec::new();
         let (cause, version) = (Cause::NoBackend, Version::Http11);
-        write(cause, version, true, true, b"id-1", &mut out);
+        write(cause, version, true, true, b"id-1", None, &mut out);
         let out = String::from_utf8(out).unwrap();
         assert!(out.ends_with("\r\nX-Request-Id: id-1\r\n\r\n"), "{out}");
     }

@@ -97,7 +97,7 @@ pub fn request(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the head of the final response for the client that sent `request`.
+/// Writes the head of the final response for the client that sent `request`. It came at `date`.
 pub fn response(
     head: &ResponseHead<'_, '_>,
     plan: &ResponsePlan,
@@ -238,6 +238,7 @@ fn response_fields(
     out: &mut Vec<u8>,
 ) {
     let named = Named::of(head.fields, plan.names_fields);
+    let mut missing = added.date;
     for field in head.fields {
         match Name::of(field.name) {
             Name::ContentLength
@@ -249,8 +250,14 @@ fn response_fields(
             Name::Trailer if !trailers => {}
             Name::RequestId if !added.request_id.is_empty() => {}
             _ if named.has(field.name) => {}
-            _ => push(out, field.name, field.value),
+            _ => {
+                push(out, field.name, field.value);
+                missing = missing.filter(|_| !field.name.eq_ignore_ascii_case("date"));
+            }
         }
+    }
+    if let Some(date) = missing {
+        date.push(out);
     }
     added.push(head.version, out);
 }

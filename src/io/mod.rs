@@ -30,6 +30,7 @@ use std::time::Duration;
 
 pub use address::{Address, UnixPath, UnixPathError};
 pub use buffer::{BufferOptions, Chunk, ChunkSize};
+pub(crate) use deadline::wall_clock_s;
 pub use deadline::{Deadline, Expired, Guarded, Stopwatch, Wheel};
 pub use epoll::Epoll;
 pub use parcel::Parcel;

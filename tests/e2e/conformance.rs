@@ -102,6 +102,7 @@ fn play_request(case: &RequestCase, proxy: &Proxy, origin: &Origin) -> Result<()
         let method = case.method(place);
         let response = client.wire().response(method).map_err(unanswered)?;
         expect("status", &response.status(), status)?;
+        expect("dates", &response.head.fields_named("date").len(), &1)?;
         let announced = response.head.connection_says("close");
         if place + 1 == case.status.len() && unseen && !announced {
             return Err("the close is not announced".to_owned());
@@ -176,6 +177,7 @@ fn play_response(
             head = client.wire().head().map_err(unanswered)?;
         }
         expect("status", &head.status(), status)?;
+        expect("dates", &head.fields_named("date").len(), &1)?;
     }
     let (framing, mut body) = (head.response_framing(method)?, Vec::new());
     let wire = client.wire();

@@ -31,6 +31,7 @@ mod bodies;
 mod client_limits;
 mod conformance;
 mod crowd;
+mod date;
 mod deadlines;
 mod drain;
 mod early;

@@ -343,8 +343,8 @@ fn all_refused<'a>(engine: Engine, requests: impl Iterator<Item = (&'a str, Stri
     proxy.finish();
 }
 
-/// Sends `request` with another one behind it. What is wrong, unless one answer comes with `status`,
-/// a reason and the end of the connection.
+/// Sends `request` with another one behind it. What is wrong, unless one answer comes with this
+/// status, a reason and the end of the connection.
 fn complaint(proxy: &Proxy, request: &str, status: u16) -> Option<String> {
     let mut client = Client::connect(proxy.address);
     client.send([request, &get("/smuggled")].concat());

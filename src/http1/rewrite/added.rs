@@ -3,6 +3,7 @@
 
 use std::str::FromStr;
 
+use crate::http1::date::Date;
 use crate::http1::field::{is_token, push};
 use crate::http1::head::Version;
 use crate::limits::PSEUDONYM_BYTES_MAX;
@@ -15,6 +16,8 @@ pub struct Added<'a> {
     /// What the request is called; empty where it has no name. The field of whoever sent the
     /// message does not go on then.
     pub request_id: &'a [u8],
+    /// When a response came, for one without a date (RFC 9110 section 6.6.1).
+    pub date: Option<Date>,
 }
 
 impl Added<'_> {
@@ -85,7 +88,12 @@ mod tests {
         };
         let name = Pseudonym("edge".into());
         let (via, request_id) = (Some(&name), &b"id-1"[..]);
-        let both = Added { via, request_id };
+        let date = None;
+        let both = Added {
+            via,
+            request_id,
+            date,
+        };
         let old = "Via: 1.0 edge\r\nX-Request-Id: id-1\r\n";
         assert_eq!(written(both, Version::Http10), old);
         let alone = Added {

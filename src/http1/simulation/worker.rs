@@ -29,6 +29,7 @@ impl<const ATTENDED: bool> Worker<ATTENDED> {
     pub(super) fn start(&self, listener: &Rc<Host>) {
         let executor = &self.world.executor;
         self.gateway.wheel.advance(executor.now_ms());
+        self.gateway.set_date(executor.now_ms() / 1_000);
         let worker = self.clone();
         let serve = move |socket, peer, guest| {
             let (executor, gateway) = (&worker.world.executor, worker.gateway.clone());
@@ -78,6 +79,7 @@ impl<const ATTENDED: bool> Worker<ATTENDED> {
             }
             let now_ms = world.executor.now_ms();
             gateway.wheel.advance(now_ms);
+            gateway.set_date(now_ms / 1_000);
             gateway.backends.tick(now_ms);
             gateway.io.tick();
             self.sessions.tick();
