@@ -48,6 +48,12 @@ fn responses_are_judged_by_the_table(engine: Engine) {
     proxies.finish(origin);
 }
 
+/// What clients send in the table of requests.
+pub(crate) fn sent() -> Vec<Vec<u8>> {
+    let cases = case::requests().into_iter();
+    cases.map(|case| case.send.0).collect()
+}
+
 /// A proxy for each set of options that cases ask for, all before one origin.
 struct Proxies {
     engine: Engine,

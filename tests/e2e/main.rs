@@ -46,6 +46,7 @@ mod proxy_out;
 mod rewrite;
 mod round_robin;
 mod slow_clients;
+mod smuggling;
 mod strict;
 mod tcp;
 mod unasked;
