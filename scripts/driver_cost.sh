@@ -67,7 +67,8 @@ parse_flags() {
 measure() {
     local requests cpu TIMEFORMAT='%U %S'
     { time taskset -c "$DRIVER_CORE" "${@:3}" >"$work/found" 2>&1; } 2>"$work/time"
-    requests="$(sed -nE 's/^ *([0-9]+) requests in .*/\1/p; s/^requests +([0-9]+).*/\1/p' "$work/found")"
+    requests="$(sed -nE 's/^ *([0-9]+) requests in .*/\1/p
+        s/^requests +([0-9]+).*/\1/p' "$work/found")"
     cpu="$(awk -v requests="$requests" '{printf "%.2f", ($1 + $2) * 1e6 / requests}' "$work/time")"
     echo "$1 $2 $requests requests $cpu us"
 }
@@ -79,7 +80,8 @@ ratios() {
         awk -v case="$case" '$1 == case {
             if ($2 == "wrk") wrk = $5; else printf "%.3f\n", $5 / wrk
         }' "$work/rounds" | sort -n | awk -v case="$case" '{ratio[NR] = $1} END {
-            printf "# %s: loadgen to wrk %s (%s to %s)\n", case, ratio[int((NR + 1) / 2)], ratio[1], ratio[NR]
+            printf "# %s: loadgen to wrk %s (%s to %s)\n", case,
+                ratio[int((NR + 1) / 2)], ratio[1], ratio[NR]
         }'
     done
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Draws where fastlb spends its time under a named load, as flamegraphs/DATE-SCENARIO.svg. What is to
-# be seen in them stands in flamegraphs/README.md. No hardware counters are needed.
+# Draws where fastlb spends its time under a named load, as flamegraphs/DATE-SCENARIO.svg. What is
+# to be seen in them stands in flamegraphs/README.md. No hardware counters are needed.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

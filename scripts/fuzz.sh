@@ -116,7 +116,8 @@ for target in "${targets[@]}"; do
     outcome=ok
     fuzz run "$target" "$work/$target" "$corpus" -- \
         -dict=fuzz/http.dict -max_total_time="$seconds" -max_len="$BYTES_MAX" \
-        -timeout="$INPUT_SECONDS_MAX" -rss_limit_mb="$MEMORY_MIB_MAX" -print_final_stats=1 >"$log" 2>&1 || outcome=FINDING
+        -timeout="$INPUT_SECONDS_MAX" -rss_limit_mb="$MEMORY_MIB_MAX" -print_final_stats=1 \
+        >"$log" 2>&1 || outcome=FINDING
     executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     if [[ "$outcome" == ok && -z "$executions" ]]; then outcome=FINDING; fi
     if [[ "$outcome" == FINDING ]]; then

@@ -49,7 +49,8 @@ main() {
         "install_$step"
     done
     if ((${#lacking[@]})); then
-        fail "not installed: $(joined ' ' "${lacking[@]}"); compare.sh goes without the peers among them"
+        fail "not installed: $(joined ' ' "${lacking[@]}");" \
+            "compare.sh goes without the peers among them"
     fi
 }
 
@@ -111,7 +112,8 @@ say_what_to_install() {
         return
     fi
     note "packages: this system has no apt; install by its own means: ${absent[*]}" \
-        "(taskset, unshare and chrt are in util-linux, ip in iproute2; nginx needs its stream module)"
+        "(taskset, unshare and chrt are in util-linux, ip in iproute2;" \
+        "nginx needs its stream module)"
     lacking+=("${absent[@]}")
 }
 

@@ -28,7 +28,8 @@ start() {
     shift 2
     rm -f "$work/$name.out" "$work/$name.err"
     : >"$work/$name.out"
-    ${pinned[@]+"${pinned[@]}"} "$@" <"${input:-/dev/null}" >>"$work/$name.out" 2>"$work/$name.err" 9>&- &
+    ${pinned[@]+"${pinned[@]}"} "$@" <"${input:-/dev/null}" \
+        >>"$work/$name.out" 2>"$work/$name.err" 9>&- &
     pids+=("$name:$!")
 }
 

@@ -71,7 +71,7 @@ const UNFINISHED_MARKS: [&str; 3] = [
 #[test]
 fn the_workspace_is_tidy() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files = rust_files(root);
+    let files = files(root, ".rs");
     assert!(
         files.len() > 2,
         "the files of the workspace were not found under {}",
@@ -81,9 +81,26 @@ fn the_workspace_is_tidy() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
-/// Every Rust file below `folder`, but for what cargo builds and what is hidden.
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+#[test]
+fn scripts_are_no_wider_than_code() {
+    let scripts = files(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts"),
+        ".sh",
+    );
+    assert!(!scripts.is_empty(), "the scripts were not found");
+    for path in scripts {
+        let text = fs::read_to_string(&path).expect("the file is text");
+        for (index, line) in text.lines().enumerate() {
+            let columns = line.chars().count();
+            let place = format!("{}:{}", path.display(), index + 1);
+            assert!(columns <= COLUMNS_MAX, "{place}: {columns} columns");
+        }
+    }
+}
+
+/// Every file below `folder` whose name ends so, but for what cargo builds and what is hidden.
+fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("the folder can be read") {
         let path = entry.expect("the folder can be read").path();
         let name = path
@@ -92,13 +109,13 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
             .to_string_lossy()
             .into_owned();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
-            files.extend(rust_files(&path));
-        } else if name.ends_with(".rs") {
-            files.push(path);
+            found.extend(files(&path, end));
+        } else if name.ends_with(end) {
+            found.push(path);
         }
     }
-    files.sort();
-    files
+    found.sort();
+    found
 }
 
 /// What is wrong in one file, each as `file:line: what`.
