@@ -200,6 +200,9 @@ impl Backend {
         if reader.body(shape, &mut body).await.is_err() {
             return Then::Close;
         }
+        // A client may say little for as long as it is answered.
+        let may_trickle = early || self.scenario.http.min_rate.is_none();
+        assert!(may_trickle || !ask.trickles, "{ask:?} came whole");
         let expected = pattern(serial + 7, ask.body_bytes);
         assert!(body == expected, "another request body for {ask:?}");
         if !early {

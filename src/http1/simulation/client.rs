@@ -17,6 +17,11 @@ use super::scenario::{self, Scenario};
 use crate::io::sim::{End, World};
 use crate::proxy_protocol::{Ends, Origin, Version, write};
 
+/// How a client trickles: never idle for as long as a body may be, and slower than it may be.
+const TRICKLE_MS: u64 = 900;
+/// So many bytes of its body: some may have come before anybody waits for them.
+const TRICKLED_BYTES: usize = 12;
+
 /// What a client does beside asking and reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mood {
@@ -27,6 +32,8 @@ pub(super) enum Mood {
     HalfClosesInside,
     /// Stops somewhere in its last request, for too long.
     StallsSending,
+    /// Sends some of its last request byte by byte, which is well where no rate is asked for.
+    Trickles,
     /// Does not read, for too long.
     StallsReading,
     /// Closes or resets somewhere in its last request, or behind it.
@@ -76,6 +83,7 @@ impl Client {
                 Mood::HalfClosesBehind,
                 Mood::HalfClosesInside,
                 Mood::StallsSending,
+                Mood::Trickles,
                 Mood::StallsReading,
                 Mood::Vanishes,
                 Mood::SendsRubbish,
@@ -88,6 +96,7 @@ impl Client {
                 Mood::Well | Mood::HalfClosesBehind => "client half-closes behind its requests",
                 Mood::HalfClosesInside => "client half-closes inside a request",
                 Mood::StallsSending => "client stalls in a request",
+                Mood::Trickles => "client trickles its last body",
                 Mood::StallsReading => "client does not read",
                 Mood::Vanishes => "client vanishes",
                 Mood::SendsRubbish => "client sends a bad head",
@@ -95,7 +104,8 @@ impl Client {
             });
         }
         let count = self.world.between(1, self.scenario.requests_max);
-        let asks: Vec<Ask> = (0..count).map(|_| self.ask(mood)).collect();
+        let asks = (1..=count).map(|number| self.ask(mood, number == count));
+        let asks: Vec<Ask> = asks.collect();
         let party = |ask: &Ask| {
             let enter = || self.ledger.enter_party(Side::Client, &self.scenario);
             ask.upgrade.then(enter)
@@ -164,7 +174,7 @@ impl Client {
         .await;
     }
 
-    fn ask(&self, mood: Mood) -> Ask {
+    fn ask(&self, mood: Mood, last: bool) -> Ask {
         let world = &self.world;
         let method = world.any(&[
             "GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE", "PATCH", "OPTIONS",
@@ -188,6 +198,7 @@ impl Client {
             body_bytes: if has_body { body_bytes } else { 0 },
             expects: has_body && body_bytes > 0 && !http10 && world.happens(100),
             upgrade,
+            trickles: has_body && last && mood == Mood::Trickles && body_bytes >= TRICKLED_BYTES,
         })
     }
 
@@ -243,7 +254,11 @@ impl Client {
                 world.within(300, told).await;
                 talk.continued.set(false);
             }
-            if talk.end.write(body).await.is_err() {
+            if ask.trickles && !self.trickle(talk, &body[..TRICKLED_BYTES]).await {
+                return false;
+            }
+            let trickled = if ask.trickles { TRICKLED_BYTES } else { 0 };
+            if talk.end.write(&body[trickled..]).await.is_err() {
                 return false;
             }
         }
@@ -253,12 +268,24 @@ impl Client {
         false
     }
 
+    /// Sends these bytes one at a time; `false` where the other side is gone.
+    async fn trickle(&self, talk: &Conversation, bytes: &[u8]) -> bool {
+        talk.excused.set(self.scenario.http.min_rate.is_some());
+        for byte in bytes {
+            self.world.executor.sleep(TRICKLE_MS).await;
+            if talk.end.write(&[*byte]).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Does to the last request what the mood says; `None` where it is sent as it should.
     async fn misbehave(&self, talk: &Conversation, ask: &Ask) -> Option<bool> {
         let (world, end) = (&self.world, &talk.end);
         if matches!(
             talk.mood,
-            Mood::Well | Mood::HalfClosesBehind | Mood::StallsReading
+            Mood::Well | Mood::HalfClosesBehind | Mood::StallsReading | Mood::Trickles
         ) {
             return None;
         }
@@ -326,6 +353,7 @@ impl Client {
             self.ledger.judge(ask, &got, excused);
             let switched = matches!(&got, Got::Answer(answer) if answer.status == 101);
             talk.switched.set(switched);
+            self.judge_persistence(index + 1, &got);
             talk.answered.set(index + 1);
             talk.changed.notify_waiters();
             if switched && let Some(party) = &talk.parties[index] {
@@ -346,6 +374,22 @@ impl Client {
         }
     }
 
+    /// Who has asked as often as it may is told that no further answer comes.
+    fn judge_persistence(&self, asked: usize, got: &Got) {
+        let limits = &self.scenario.http.clients.limits;
+        let is_worn_out = limits
+            .keep_alive_requests
+            .is_some_and(|max| asked >= max as usize);
+        if let Got::Answer(answer) = got
+            && is_worn_out
+        {
+            assert!(
+                answer.close || answer.cut || answer.status == 101,
+                "{answer:?}"
+            );
+        }
+    }
+
     async fn read(&self, talk: &Conversation, reader: &mut Reader, ask: &Ask) -> Got {
         let head = loop {
             let head = match reader.head().await {
@@ -356,6 +400,7 @@ impl Client {
                     return Got::Nothing(lost);
                 }
             };
+            assert!(head.field("date").is_some(), "no date in {head:?}");
             if status(&head) >= 200 {
                 break head;
             }

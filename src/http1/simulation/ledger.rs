@@ -37,6 +37,8 @@ pub(super) struct Ask {
     pub(super) expects: bool,
     /// It asks for another protocol.
     pub(super) upgrade: bool,
+    /// Its body comes more slowly than a client may be, where that is limited.
+    pub(super) trickles: bool,
 }
 
 impl Ask {

@@ -13,13 +13,19 @@ use crate::io::BufferOptions;
 use crate::io::sim::{Network, World};
 use crate::limits;
 use crate::proxy_protocol::{self, Version};
-use crate::relay::FlowOptions;
+use crate::relay::{FlowOptions, MinRate};
 use crate::upstream::{self, RetryOn};
 
 /// Where clients come from.
 pub(super) const PEER: &str = "10.0.0.9";
 /// Where they come from by what a header says.
 pub(super) const PROXIED: &str = "192.0.2.77";
+/// Less than any client has that does not trickle, and more than one that does: see
+/// [`Mood::Trickles`](super::client::Mood).
+const LEAST: MinRate = MinRate {
+    bytes_per_s: 2,
+    window: Duration::from_millis(2_000),
+};
 /// Most other backends that a request may go to.
 pub(super) const RETRIES_MAX: u32 = 2;
 
@@ -137,6 +143,11 @@ impl Scenario {
         };
         let send = pick(rng, &[None, None, Some(Version::V1), Some(Version::V2)]);
         scenario.http.proxy.send = send;
+        scenario.http.min_rate = pick(rng, &[None, Some(LEAST)]);
+        scenario.http.clients = Clients::new(ClientLimits {
+            keep_alive_requests: pick(rng, &[None, None, Some(1), Some(3)]),
+            ..ClientLimits::default()
+        });
         scenario
     }
 
