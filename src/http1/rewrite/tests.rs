@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::{Added, Forward, Pseudonym, Underscores, interim, request, response, switching};
-use crate::http1::date::Date;
 use crate::http1::field::Name;
 use crate::http1::framing::{self, Method, RequestPlan, deliver};
 use crate::http1::head::{RequestHead, ResponseHead, Scan, field_store};
@@ -40,10 +39,6 @@ fn forwarded(text: &str, forward: &Forward<'_>) -> String {
 
 /// The response as a client gets it who sent this request.
 fn delivered(text: &str, asked: &str) -> String {
-    delivered_at(None, text, asked)
-}
-
-fn delivered_at(date: Option<Date>, text: &str, asked: &str) -> String {
     let mut store = field_store();
     let asked = RequestHead::parse(asked.as_bytes(), &mut store).expect("a well-formed head");
     let asked = framing::request(&asked).expect("a head that means one thing");
@@ -51,12 +46,8 @@ fn delivered_at(date: Option<Date>, text: &str, asked: &str) -> String {
     let head = ResponseHead::parse(text.as_bytes(), &mut store).expect("a well-formed head");
     let plan = framing::response(&head, asked.method).expect("a head that means one thing");
     let delivery = deliver(&plan, &asked, false);
-    let added = Added {
-        date,
-        ..Added::default()
-    };
     let mut out = Vec::new();
-    response(&head, &plan, delivery, &asked, added, &mut out);
+    response(&head, &plan, delivery, &asked, Added::default(), &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -382,24 +373,6 @@ fn a_response_keeps_its_fields_but_those_of_its_connection() {
         delivered(text, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
         expected
     );
-}
-
-#[test]
-fn a_response_without_a_date_gets_one() {
-    let date = Date::at(784_111_777);
-    let asked = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    for (fields, expected) in [
-        ("", "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"),
-        ("date: x\r\n", "date: x\r\n"),
-        (
-            "Connection: Date\r\nDate: x\r\nX: y\r\n",
-            "Date: x\r\nX: y\r\n",
-        ),
-    ] {
-        let text = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n");
-        let expected = format!("HTTP/1.1 200 OK\r\n{expected}Content-Length: 0\r\n\r\n");
-        assert_eq!(delivered_at(date, &text, asked), expected);
-    }
 }
 
 #[test]

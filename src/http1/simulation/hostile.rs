@@ -152,6 +152,8 @@ fn scenario(seed: u64, plot: &Plot) -> Scenario {
     scenario.http.proxy.send = plot.tells;
     scenario.network.shortages_per_mille = 0;
     scenario.connections_max = 1;
+    scenario.http.clients.limits.keep_alive_requests = None;
+    scenario.http.min_rate = None;
     scenario.judge.checks_per_mille = 0;
     scenario.judge.eject.after = 0;
     scenario.drain_ms = None;
