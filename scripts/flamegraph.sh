@@ -127,7 +127,8 @@ draw() {
     stop fastlb
     picture="$(date +%Y-%m-%d)-$1$variant.svg"
     flamegraph --perfdata "$work/perf.data" --output "$ROOT/flamegraphs/$picture" \
-        --title "fastlb, $io, $1, $control: samples of CPU time" >/dev/null 2>"$work/flamegraph.err" \
+        --title "fastlb, $io, $1, $control: samples of CPU time" \
+        >/dev/null 2>"$work/flamegraph.err" \
         || fail "flamegraph cannot draw: $(cat "$work/flamegraph.err")"
     note "flamegraphs/$picture"
 }

@@ -193,7 +193,8 @@ enter_namespace() {
     fi
     ip link set lo up
     echo "$congestion" 2>/dev/null >"$control" \
-        || fail "$congestion cannot be had; allowed are: $(cat "${control/_congestion/_allowed_congestion}")"
+        || fail "$congestion cannot be had; allowed are:" \
+            "$(cat "${control/_congestion/_allowed_congestion}")"
 }
 
 # Fails unless all these programs are there.

@@ -6,12 +6,12 @@
 
 Needs fastlb, origin and loadgen in the folder. Each round drives fastlb with honest clients at a
 fixed rate (open loop), first alone, then beside attackers of four kinds in equal parts: a head, and
-a body, of a byte now and then; a reader of a few bytes now and then; and one that has its answer and
-never closes. Who is cut comes again at once, so that they are always as many. Then they stop to come
-again, and close nothing: the time until fastlb has let go of all of them is taken.
+a body, of a byte now and then; a reader of a few bytes now and then; and one that has its answer
+and never closes. Who is cut comes again at once, so that they are always as many. Then they stop to
+come again, and close nothing: the time until fastlb has let go of all of them is taken.
 
-fastlb has the last core to itself, the driver, the origin and the attackers share the others; driver
-and origin go before the attackers where the user may say so (root).
+fastlb has the last core to itself, the driver, the origin and the attackers share the others;
+driver and origin go before the attackers where the user may say so (root).
 """
 
 import argparse
@@ -244,13 +244,14 @@ def environment(options, command):
         return subprocess.run(words, capture_output=True, text=True).stdout.strip()
 
     cpu = [line for line in said("lscpu").splitlines() if line.startswith("Model name")]
+    here = os.path.dirname(os.path.abspath(__file__))
     with open("/proc/sys/net/ipv4/tcp_congestion_control") as congestion:
         congestion = congestion.read().strip()
     return {
         "command": " ".join(sys.argv),
         "fastlb": command,
         "version": said(f"{options.bin}/fastlb", "--version"),
-        "commit": said("git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "HEAD"),
+        "commit": said("git", "-C", here, "rev-parse", "HEAD"),
         "cpu": cpu[0].split(":")[1].strip() if cpu else "unknown",
         "cores": os.cpu_count(),
         "kernel": os.uname().release,
@@ -284,7 +285,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
     parser.add_argument("--rate", type=int, default=2_000, help="honest requests a second")
     parser.add_argument("--timeout", default="3s", help="for a head, an idle client and a body")
-    parser.add_argument("--kinds", type=kinds, default=KINDS, help="of attackers, with commas between")
+    parser.add_argument("--kinds", type=kinds, default=KINDS, help="of attackers, by commas")
     parser.add_argument("--io", default="auto")
     parser.add_argument("--out", help="a new folder for rounds.json")
     parser.add_argument("bin", help="where fastlb, origin and loadgen are")

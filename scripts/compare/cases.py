@@ -65,7 +65,11 @@ CASES = [
     Case("duplex", "TCP mode, 1 MiB at a time both ways at once, {connections} connections", BYTES),
     Case("pingpong", "TCP mode, small messages to and fro, {connections} connections", TURNS),
     Case("rate", "{rate} small requests a second over {connections} connections", PACED),
-    Case("beside", "few small requests at a fixed rate, alone and beside bulk", Shape(P99_BESIDE, is_paced=True)),
+    Case(
+        "beside",
+        "few small requests at a fixed rate, alone and beside bulk",
+        Shape(P99_BESIDE, is_paced=True),
+    ),
     Case("idle", "resident memory per idle connection", Shape(BYTES_EACH)),
     Case("dead", "small requests before fleets of which some refuse", Shape(CPU_US)),
     Case("killed", "a backend killed and restarted under load", Shape(FAILED, is_paced=True)),

@@ -27,8 +27,8 @@ in_real_time() { # PRIORITY COMMAND...
     chrt --other --all-tasks --pid 0 "$(pid_of origin1)"
 }
 
-# Warms the subject up with the load $@ and measures it from then on, in one run of the driver, which
-# tells what the clients saw and what the process and the cores used meanwhile.
+# Warms the subject up with the load $@ and measures it from then on, in one run of the driver,
+# which tells what the clients saw and what the process and the cores used meanwhile.
 steady() { # PATH FLAGS_OF_LOADGEN...
     drive "$WARM_UP_SECONDS" "$(seconds_of "$case")" "$@" >"$work/load.json"
     record "$more \"rss_kib\": $(resident_kib), \"load\": $(one_line "$work/load.json")"

@@ -69,7 +69,8 @@ start_haproxy() {
     fill_in haproxy.cfg "haproxy-$mode.cfg.in" "$servers"
     local settings=()
     if contains "${case:-}" "${SPLICED_CASES[@]}"; then settings+=(FASTLB_COMPARE_SPLICE=1); fi
-    start haproxy "$PROXY_CORE" env ${settings[@]+"${settings[@]}"} haproxy -db -f "$work/haproxy.cfg"
+    start haproxy "$PROXY_CORE" \
+        env ${settings[@]+"${settings[@]}"} haproxy -db -f "$work/haproxy.cfg"
 }
 
 start_pingora() {

@@ -286,18 +286,18 @@ impl Backend {
         loop {
             while let Some((got, length)) = next_request(&bytes, self.connection) {
                 bytes.drain(..length);
-                let switches = self.plot.switches && got.offers;
+                let offer = got.offers.clone().filter(|_| self.plot.switches);
                 let (serial, is_head) = (self.transcript.got.borrow().len(), got.method == b"HEAD");
                 self.transcript.got.borrow_mut().push(got);
                 if self.plot.hostile_backend {
                     if !std::mem::replace(&mut asked, true) {
                         self.speak();
                     }
-                } else if switches {
+                } else if let Some(offer) = offer {
                     let is_early = !bytes.is_empty() || self.end.has_unread();
                     assert!(!is_early, "bytes before the switch of protocols");
                     self.transcript.heard.borrow_mut()[self.connection].clear();
-                    let _ = self.end.write(&switch(serial)).await;
+                    let _ = self.end.write(&switch(serial, &offer)).await;
                     return self.flow().await;
                 } else {
                     let sent = self.end.write(&answer(serial, is_head)).await;
@@ -339,9 +339,9 @@ fn answer(serial: usize, is_head: bool) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-fn switch(serial: usize) -> Vec<u8> {
-    let fields = "Connection: upgrade\r\nUpgrade: x\r\n";
-    format!("HTTP/1.1 101 Fine\r\nX-Serial: {serial}\r\n{fields}\r\n").into_bytes()
+fn switch(serial: usize, offer: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 101 Fine\r\nX-Serial: {serial}\r\nConnection: upgrade\r\n");
+    [head.as_bytes(), b"Upgrade: ", offer, b"\r\n\r\n"].concat()
 }
 
 #[cfg(test)]

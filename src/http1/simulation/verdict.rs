@@ -29,8 +29,8 @@ pub(super) struct Got {
     pub(super) method: Vec<u8>,
     target: Vec<u8>,
     body: Vec<u8>,
-    /// It asks for another protocol.
-    pub(super) offers: bool,
+    /// The protocols that it asks for.
+    pub(super) offers: Option<Vec<u8>>,
     /// The client, by `X-Forwarded-For`.
     client: Vec<u8>,
     connection: usize,
@@ -41,7 +41,7 @@ pub(super) fn next_request(bytes: &[u8], connection: usize) -> Option<(Got, usiz
     match strict::request(bytes) {
         Read::Whole((head, body), length) => {
             let got = Got {
-                offers: field(&head.fields, "upgrade").is_some(),
+                offers: field(&head.fields, "upgrade").map(<[u8]>::to_vec),
                 client: field(&head.fields, "x-forwarded-for")
                     .map(<[u8]>::to_vec)
                     .unwrap_or_default(),
@@ -99,7 +99,7 @@ pub(super) fn judge_requests(plot: &Plot, transcript: &Transcript) {
         let Read::Whole((head, body), length) = answer else {
             panic!("answer {serial} was lost: {answer:?}");
         };
-        let switches = plot.switches && got.offers;
+        let switches = plot.switches && got.offers.is_some();
         if switches && head.status == 400 {
             // Something came behind the request, before the switch did.
             let heard = &transcript.heard.borrow()[got.connection];
