@@ -69,7 +69,8 @@ Cases:
 
 The proxy runs on core $PROXY_CORE, the driver (loadgen, one thread) and three origins on
 core $DRIVER_CORE. The cases rate and beside last $PACED_SECONDS_MIN seconds at least, and root
-may give their driver and origin real-time priority. A measurement takes about two seconds more than its time.
+may give their driver and origin real-time priority. A measurement takes about two seconds more
+than its time.
 EOF
 }
 
