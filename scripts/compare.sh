@@ -22,6 +22,8 @@ rounds=5
 seconds=5
 cases=(small idle direct)
 congestion=
+# Another build of fastlb.
+before=
 subjects=("${PROXIES[@]}")
 out="$ROOT/target/compare"
 bin="${CARGO_TARGET_DIR:-$ROOT/target}/release"
@@ -45,6 +47,7 @@ installs them. DIR/report.md has the tables too, DIR/CASE.svg a chart of each.
   --seconds S     seconds that each measurement lasts (default $seconds)
   --cases LIST    of the cases below, or all (default $(joined , "${cases[@]}"))
   --only LIST     of ${PROXIES[*]} (default all)
+  --before BIN    beside the others a fastlb of another build, on io_uring, as fastlb-before
   --congestion C  in a network namespace of its own, with this TCP congestion control (needs
                   root): the default of most kernels is cubic, one that paces (bbr) arms a timer
                   for nearly every segment, in every proxy alike
@@ -103,6 +106,9 @@ parse_flags() {
                 if has_case all; then cases=("${CASES[@]}"); fi
                 shift 2 ;;
             --only) subjects=(); read_list subjects "${2:-}" "${PROXIES[@]}"; shift 2 ;;
+            --before)
+                [[ -x "${2:-}" ]] || fail "--before needs a program"
+                before="$(realpath "$2")"; shift 2 ;;
             --congestion)
                 [[ -n "${2:-}" ]] || fail "--congestion needs a name"
                 congestion="$2"; shift 2 ;;
@@ -110,6 +116,7 @@ parse_flags() {
             *) fail "unknown flag $1; --help lists them" ;;
         esac
     done
+    if [[ -n "$before" ]]; then subjects+=(fastlb-before); fi
 }
 
 check_tools() {

@@ -38,17 +38,21 @@ start_floor() {
 }
 
 start_fastlb_io_uring() {
-    start_fastlb io-uring
+    start_fastlb io-uring io-uring "$bin/fastlb"
 }
 
 start_fastlb_epoll() {
-    start_fastlb epoll
+    start_fastlb epoll epoll "$bin/fastlb"
 }
 
-start_fastlb() {
+start_fastlb_before() {
+    start_fastlb before io-uring "$before"
+}
+
+start_fastlb() { # NAME ENGINE PROGRAM
     address="127.0.0.1:$(free_port)"
-    start "fastlb-$1" "$PROXY_CORE" "$bin/fastlb" --listen "$address" \
-        --backends "$(joined , "${backends[@]}")" --cores 1 --io "$1" --mode "$mode" --admin off \
+    start "fastlb-$1" "$PROXY_CORE" "$3" --listen "$address" \
+        --backends "$(joined , "${backends[@]}")" --cores 1 --io "$2" --mode "$mode" --admin off \
         --log-level warn
 }
 
