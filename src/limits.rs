@@ -205,8 +205,15 @@ pub const PIPE_BYTES: usize = 1024 * 1024;
 /// Bytes that a pipe must have room for to be of use: an unprivileged user who has many gets small
 /// ones (pipe(7)).
 pub const PIPE_BYTES_MIN: usize = 64 * 1024;
+/// Time in which a pooled connection tells that the backend had closed it before it was asked: a
+/// round trip, to a far one. Who takes longer has had the request.
+pub const STALE_MS_MAX: u64 = 500;
 /// Ticks after which a pipe that nobody needed is closed.
 pub const PIPE_IDLE_TICKS: u32 = 5;
+
+/// Ticks without an error behind which accepting is said to be well again: one that comes and goes
+/// is not told each time.
+pub const ACCEPT_FAILING_TICKS: u32 = 20;
 
 /// Entries of a worker's submission queue.
 pub const RING_ENTRIES: u32 = 1024;

@@ -62,6 +62,8 @@ pub(crate) struct Door {
     limit: Arc<ConnectionLimit>,
     counters: Arc<WorkerCounters>,
     closing: Cell<bool>,
+    /// Ticks until accepting is taken to be well again; 0 where it is.
+    failing_ticks: Cell<u32>,
     /// A connection of this worker ended, the tick came, or the door closes.
     changed: Notify,
 }
@@ -92,6 +94,7 @@ impl Door {
             limit,
             counters,
             closing: Cell::new(false),
+            failing_ticks: Cell::new(0),
             changed: Notify::new(),
         })
     }
@@ -105,6 +108,11 @@ impl Door {
     /// Once a tick: other workers' connections may have ended, descriptors may be free again.
     pub(crate) fn tick(&self) {
         self.limit.say_room();
+        let failing_ticks = self.failing_ticks.get();
+        self.failing_ticks.set(failing_ticks.saturating_sub(1));
+        if failing_ticks == 1 {
+            info!("new connections are accepted again");
+        }
         self.changed.notify_waiters();
     }
 
@@ -146,6 +154,7 @@ impl Door {
                     if is_out_of_descriptors(&error) {
                         shed();
                     }
+                    self.say_failing(&error);
                     // Whatever it is, asking again at once would not change it.
                     self.change().await;
                 }
@@ -153,6 +162,13 @@ impl Door {
         }
         while let Ok(Some((socket, peer))) = io.accept_queued(&listener) {
             serve(socket, peer, self.let_in());
+        }
+    }
+
+    /// Says, once for as long as it goes on, that who comes now has to wait.
+    fn say_failing(&self, error: &io::Error) {
+        if self.failing_ticks.replace(limits::ACCEPT_FAILING_TICKS) == 0 {
+            warn!("cannot accept: {error}: new connections wait until that is over");
         }
     }
 

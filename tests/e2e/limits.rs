@@ -7,6 +7,7 @@ use crate::support::{Client, Engine, Origin, Proxy, eventually, get, now};
 on_both_engines! {
     who_finds_no_room_waits_for_it,
     a_full_house_costs_no_time,
+    it_says_that_it_cannot_accept,
 }
 
 /// What is left of this beside the reserve is room for 20 connections.
@@ -72,5 +73,26 @@ fn a_full_house_costs_no_time(engine: Engine) {
         "{:#?}",
         proxy.log()
     );
+    proxy.finish();
+}
+
+/// Fewer descriptors than it counted on, as where another process of the same user took them.
+fn it_says_that_it_cannot_accept(engine: Engine) {
+    let origin = Origin::named("a");
+    let proxy = Proxy::before(engine, &origin);
+    Client::connect(proxy.address).get("/").expect_status(200);
+    proxy.limit_descriptors(0);
+    // The first may still be let in.
+    let mut waiting = [(); 2].map(|()| Client::connect(proxy.address));
+    let said = |words: &str| proxy.log().iter().any(|line| line.contains(words));
+    eventually("the warning", || said("cannot accept: "));
+    proxy.limit_descriptors(DESCRIPTORS);
+    for client in &mut waiting {
+        client.get("/").expect_status(200);
+    }
+    eventually("the end of it", || {
+        said("new connections are accepted again")
+    });
+    drop((waiting, origin));
     proxy.finish();
 }

@@ -146,6 +146,18 @@ impl Process {
         );
     }
 
+    /// Allows it no more than so many descriptors from now on.
+    pub(crate) fn limit_descriptors(&self, descriptors: usize) {
+        let pid = self.child.id();
+        let limited = Command::new("prlimit")
+            .args([format!("--pid={pid}"), format!("--nofile={descriptors}:")])
+            .status();
+        assert!(
+            limited.is_ok_and(|status| status.success()),
+            "prlimit {pid}"
+        );
+    }
+
     /// Descriptors that it has open.
     pub(crate) fn descriptors(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.child.id());

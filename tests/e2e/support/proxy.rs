@@ -134,6 +134,10 @@ impl Proxy {
         self.process.signal(name);
     }
 
+    pub(crate) fn limit_descriptors(&self, descriptors: usize) {
+        self.process.limit_descriptors(descriptors);
+    }
+
     #[track_caller]
     pub(crate) fn wait_exit(self) -> Exit {
         let ended = self.process.wait_exit();
