@@ -48,8 +48,9 @@ pub(crate) async fn introduce<I: Io>(
         }
     };
     let told = match origin {
-        Origin::Client(ends) => Some(ends),
-        Origin::Local | Origin::Unknown => None,
+        // An unspecified address is nobody's: the sender does not know its client.
+        Origin::Client(ends) if !ends.source().ip().is_unspecified() => Some(ends),
+        Origin::Client(_) | Origin::Local | Origin::Unknown => None,
     };
     let preface = gateway.options.proxy.send.map(|version| {
         let local = || gateway.io.local_address(&stream.socket);
