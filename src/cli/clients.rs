@@ -36,7 +36,7 @@ pub(super) struct ClientFlags {
     )]
     max_request_rate: RateLimit,
     /// What a client must send or take of a body in each second, on average over
-    /// --body-idle-timeout, while it is waited for.
+    /// --body-idle-timeout (30s where that is off), while it is waited for.
     #[arg(
         long,
         value_name = "SIZE",
