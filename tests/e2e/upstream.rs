@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::{Client, Engine, Origin, Proxy, eventually, full_listener, get, now, ok};
+use crate::support::{
+    Client, Engine, Origin, Proxy, eventually, full_listener, get, now, ok, pause,
+};
 
 on_both_engines! {
     connections_closed_while_idle_are_not_used,
@@ -16,6 +18,7 @@ on_both_engines! {
     bytes_behind_a_response_cost_the_connection,
     bytes_behind_a_long_response_cost_the_connection,
     an_authenticated_connection_serves_nobody_else,
+    a_backend_that_worked_on_a_request_is_not_asked_again,
     a_response_that_never_begins_is_504,
     a_busy_response_is_not_timed_out,
     a_connect_that_never_ends_is_504,
@@ -244,6 +247,28 @@ fn an_authenticated_connection_serves_nobody_else(engine: Engine) {
         assert_eq!(other.get("/").expect_status(200).text(), expected);
     }
     drop(origin);
+    proxy.finish();
+}
+
+/// A kept connection that ends at once was dead before it was asked. One that ends later had the
+/// request, which counts as any other that failed.
+fn a_backend_that_worked_on_a_request_is_not_asked_again(engine: Engine) {
+    let origin = Origin::start(|conversation| {
+        while let Some(asked) = conversation.request() {
+            if asked.head.target() == "/dies" {
+                pause(Duration::from_millis(2 * fastlb::limits::STALE_MS_MAX));
+                return;
+            }
+            conversation.send(ok(b"alive"));
+        }
+    });
+    let options = ["--retries", "0", "--eject-after", "0"];
+    let proxy = Proxy::before_with(engine, &origin, &options);
+    let mut client = Client::connect(proxy.address);
+    client.get("/").expect_status(200);
+    client.get("/dies").expect_status(502);
+    assert_eq!(origin.requests().len(), 2, "it was asked once");
+    drop((client, origin));
     proxy.finish();
 }
 
