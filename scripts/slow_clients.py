@@ -10,6 +10,9 @@ a body, of a byte now and then; a reader of a few bytes now and then; and one th
 and never closes. Who is cut comes again at once, so that they are always as many. Then they stop to
 come again, and close nothing: the time until fastlb has let go of all of them is taken.
 
+The honest clients also ask the origin itself beside the attackers: what that costs is of the cores
+that driver and origin share with them, and not of fastlb.
+
 fastlb has the last core to itself, the driver, the origin and the attackers share the others;
 driver and origin go before the attackers where the user may say so (root).
 """
@@ -205,7 +208,7 @@ def drive(options, address, out):
     return {**latency, "good": result["good"], "failed": result["failed"]}
 
 
-def one_round(options, proxy, address, out):
+def one_round(options, proxy, address, backend, out):
     pid, before_kib, before = proxy.pid, resident_kib(proxy.pid), descriptors(proxy.pid)
     quiet = drive(options, address, f"{out}/quiet")
     ours, theirs = multiprocessing.Pipe()
@@ -218,6 +221,7 @@ def one_round(options, proxy, address, out):
         while descriptors(pid) < before + options.attackers and time.monotonic() < deadline:
             time.sleep(0.1)
         under_attack = drive(options, address, f"{out}/attack")
+        direct = drive(options, backend, f"{out}/direct")
     ours.send("stop")
     lives = ours.recv()
     stopped = time.monotonic()
@@ -233,6 +237,7 @@ def one_round(options, proxy, address, out):
     return {
         "quiet": quiet,
         "attack": under_attack,
+        "direct": direct,
         "ratio_p99": round(under_attack["p99"] / quiet["p99"], 2),
         "descriptors_most": peak.descriptors,
         "attackers": lives,
@@ -264,6 +269,7 @@ def environment(options, command):
 def show(number, result):
     quiet, beside, memory = result["quiet"], result["attack"], result["resident_kib"]
     print(f"round {number}: honest p99 {quiet['p99']:.3f} ms alone, {beside['p99']:.3f} ms beside")
+    print(f"  the origin itself beside them: {result['direct']['p99']:.3f} ms")
     print(f"  ratio {result['ratio_p99']}, failed {quiet['failed']} and {beside['failed']}")
     print(f"  at most {result['descriptors_most']} descriptors, gone after {result['gone_s']} s")
     print(f"  resident {memory['before']} KiB, at most {memory['most']}, then {memory['after']}")
@@ -311,7 +317,7 @@ def main():
         facts, rounds = environment(options, " ".join(command)), []
         os.sched_setaffinity(0, range(max(last, 1)))
         for number in range(1, options.rounds + 1):
-            rounds.append(one_round(options, proxy, address, f"{work}/{number}"))
+            rounds.append(one_round(options, proxy, address, backend, f"{work}/{number}"))
             show(number, rounds[-1])
         ratio = statistics.median(result["ratio_p99"] for result in rounds)
         print(f"p99 beside {options.attackers} attackers to p99 alone: {ratio} (median)")
