@@ -437,7 +437,7 @@ mod tests {
                 "--mode tcp --max-request-rate 5/s",
                 "--max-request-rate has no effect",
             ),
-            ("--max-body 0B", "write `off` for no limit"),
+            ("--max-body 0B", "write `off` where none is meant"),
             ("--mode tcp --max-body 1KiB", "--max-body has no effect"),
         ];
         for (line, part) in table {
