@@ -193,6 +193,7 @@ mod tests {
     use super::*;
     use crate::io::sim::{Network, Sim, World};
     use crate::io::{BufferOptions, Wheel};
+    use crate::limits;
 
     /// What a wait finds whose peer closed, or reset, while something else was done.
     fn found_behind(resets: bool) -> Result<Fill, Stop> {
@@ -223,5 +224,32 @@ mod tests {
     fn an_end_that_came_beside_something_else_is_found_behind_it() {
         assert_eq!(found_behind(false), Ok(Fill::End));
         assert_eq!(found_behind(true), Err(Stop::Lost));
+    }
+
+    #[test]
+    fn what_a_full_chunk_leaves_in_the_socket_is_found() {
+        let world = World::new(0, Network::default(), BufferOptions::default());
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let (host, io) = (world.bind(address), Sim::<true>(world.clone()));
+        let receiving = async {
+            let visitor = world.clone().visit(address).await.unwrap();
+            let mut stream = Stream::new(io, host.next().await.unwrap());
+            let sent = vec![0; limits::SMALL_CHUNK_BYTES + 1];
+            let speaker = visitor.clone();
+            world.executor.spawn(async move {
+                let _ = speaker.write(&sent).await;
+            });
+            world.executor.sleep(10).await;
+            let deadline = Wheel::default().deadline();
+            let mut drained = Vec::new();
+            for _ in 0..2 {
+                let _ = stream.fill(ChunkSize::Small, &deadline).await;
+                stream.inbox.consume(stream.inbox.bytes().len());
+                drained.push(stream.is_drained());
+            }
+            drained
+        };
+        let drained = world.executor.block_on(receiving).unwrap();
+        assert_eq!(drained, [false, true]);
     }
 }
