@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use super::values::TimeLimit;
-use crate::clients::{ClientLimits, Rate, RateError};
+use super::values::{OrOff, TimeLimit};
+use crate::clients::{ClientLimits, Rate};
 use crate::config::{SizeError, parse_size_limit};
 
 /// What the user typed about clients, each value understood on its own.
@@ -34,7 +34,7 @@ pub(super) struct ClientFlags {
         env = "FASTLB_MAX_REQUEST_RATE",
         default_value = "off"
     )]
-    max_request_rate: RateLimit,
+    max_request_rate: OrOff<Rate>,
     /// What a client must send or take of a body in each second, on average over
     /// --body-idle-timeout (30s where that is off), while it is waited for.
     #[arg(
@@ -102,20 +102,5 @@ impl FromStr for CountLimit {
         let number = text.parse().ok().filter(|&number| digits && number > 0);
         let number = number.ok_or("this is a whole number above 0, or `off` for no limit")?;
         Ok(Self(Some(number)))
-    }
-}
-
-/// A rate; none where the user wrote `off`.
-#[derive(Clone, Copy, Debug)]
-struct RateLimit(Option<Rate>);
-
-impl FromStr for RateLimit {
-    type Err = RateError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "off" => Ok(Self(None)),
-            _ => text.parse().map(|rate| Self(Some(rate))),
-        }
     }
 }

@@ -10,14 +10,14 @@ use tracing::warn;
 
 use super::clients::ClientFlags;
 use super::health::HealthFlags;
-use super::values::{self, TimeLimit, Via};
+use super::values::{self, OrOff, TimeLimit};
 use super::{Error, NO_BACKENDS, later, usage};
 use crate::balance::Algorithm;
 use crate::config::{
     BackendList, Config, Cores, Listen, ListenAt, ListenList, Timeouts, parse_duration,
 };
 use crate::http1::request_id::RequestIds;
-use crate::http1::rewrite::Underscores;
+use crate::http1::rewrite::{Pseudonym, Underscores};
 use crate::io::{BufferOptions, EngineChoice};
 use crate::limits;
 use crate::proxy_protocol::Version;
@@ -156,7 +156,7 @@ pub(super) struct Flags {
     forwarded: bool,
     /// The name under which fastlb stands in Via of every request and response, or off.
     #[arg(long, value_name = "NAME", env = "FASTLB_VIA", default_value = "off")]
-    via: Via,
+    via: OrOff<Pseudonym>,
     /// X-Request-Id, to the backend and back to the client: off, keep (that of the client, where
     /// it is good) or make (for all but --trusted).
     #[arg(

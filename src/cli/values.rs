@@ -11,7 +11,7 @@ use tracing::level_filters::LevelFilter;
 use super::later::DOES_NOT_EXIST;
 use crate::balance::Algorithm;
 use crate::config::{DurationError, parse_limit};
-use crate::http1::rewrite::{BadPseudonym, Pseudonym, Underscores};
+use crate::http1::rewrite::Underscores;
 use crate::upstream::RetryOn;
 
 /// Algorithms that will come.
@@ -42,17 +42,17 @@ impl From<TimeLimit> for Option<Duration> {
     }
 }
 
-/// A name in `Via`; none where the user wrote `off`.
+/// A value; none where the user wrote `off`.
 #[derive(Clone, Debug)]
-pub(super) struct Via(pub(super) Option<Pseudonym>);
+pub(super) struct OrOff<T>(pub(super) Option<T>);
 
-impl FromStr for Via {
-    type Err = BadPseudonym;
+impl<T: FromStr> FromStr for OrOff<T> {
+    type Err = T::Err;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "off" => Ok(Self(None)),
-            _ => text.parse().map(|name| Self(Some(name))),
+            _ => text.parse().map(|value| Self(Some(value))),
         }
     }
 }
