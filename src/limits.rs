@@ -172,16 +172,16 @@ pub const PORT: u16 = 3030;
 
 /// Bytes of a chunk that a message is first read into. Never held while a send is pending.
 pub const SMALL_CHUNK_BYTES: usize = 4 * 1024;
-/// Small chunks that a worker has: one slab of them, because none is held for longer than a turn.
-pub const SMALL_CHUNKS_MAX: usize = SLAB_BYTES / SMALL_CHUNK_BYTES;
+/// Small chunks that a worker has: few, because none is held for longer than a turn.
+pub const SMALL_CHUNKS_MAX: usize = 2 * SLAB_BYTES / SMALL_CHUNK_BYTES;
 /// Bytes of a chunk that bodies are relayed in.
 pub const LARGE_CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes of the large chunks that a worker may have in all.
 pub const RELAY_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Chunks of each size that a worker begins with. As many messages may complete in one turn of the
-/// loop before their bytes are taken over; the kernel answers one more with ENOBUFS, and it costs
-/// a second turn.
-pub const CHUNKS_AT_START: usize = 128;
+/// Small chunks that a worker lends to its ring from the start. As many messages may complete in one
+/// turn of the loop before their bytes are taken over; the kernel answers one more with ENOBUFS, and
+/// it costs a second turn.
+pub const CHUNKS_AT_START: usize = 256;
 /// Bytes by which a worker's chunks grow at a time.
 pub const SLAB_BYTES: usize = 1024 * 1024;
 /// Chunks that come home before they are handed to the kernel again in one go.

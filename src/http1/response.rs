@@ -123,13 +123,13 @@ impl<'a, I: Io> Reception<'a, I> {
             half.keep_trailers();
         }
         // What is wrong with the body so far is found before the client has seen any of it.
-        half.load(&mut self.upstream.inbox, self.parcel)
-            .map_err(cut)?;
+        let pace = self.pace();
+        relay::load(&mut half, self.upstream, self.parcel, pace).map_err(cut)?;
         self.progress.phase.set(Phase::Body);
         self.progress
             .cuts_cleanly
             .set(delivery.framing != Framing::Close);
-        let (pace, traffic) = (self.pace(), &self.progress.traffic);
+        let traffic = &self.progress.traffic;
         let Self {
             upstream,
             client,

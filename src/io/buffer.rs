@@ -8,11 +8,12 @@
 //! here, with the kernel (the ring engine lends it from home), or in a [`Chunk`].
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::queue::{Queue, Turn};
-use super::sys;
+use super::{moved, sys};
 use crate::limits;
 
 /// Which of a worker's groups a chunk is from.
@@ -116,7 +117,6 @@ impl Drop for Chunk {
 
 /// All chunks of one size, and those who wait for one.
 pub(super) struct Group {
-    size: ChunkSize,
     chunk_bytes: usize,
     chunks_max: usize,
     slabs: RefCell<Vec<NonNull<u8>>>,
@@ -136,7 +136,6 @@ impl Group {
             "chunk ids are sixteen bits"
         );
         Rc::new(Self {
-            size,
             chunk_bytes,
             chunks_max,
             slabs: RefCell::default(),
@@ -144,10 +143,6 @@ impl Group {
             held: Cell::new(0),
             waiting: Rc::default(),
         })
-    }
-
-    pub(super) fn size(&self) -> ChunkSize {
-        self.size
     }
 
     pub(super) fn chunk_bytes(&self) -> usize {
@@ -196,6 +191,19 @@ impl Group {
         }
         let id = self.home.borrow_mut().pop()?;
         Some(self.claim(id, len))
+    }
+
+    /// A chunk of what `recv` finds to receive, without a wait.
+    pub(super) fn fill(
+        self: &Rc<Self>,
+        recv: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<Option<Chunk>> {
+        let Some(mut chunk) = self.take(self.chunk_bytes) else {
+            return Ok(None);
+        };
+        let received = moved(recv(chunk.bytes_mut()))?.unwrap_or(0);
+        chunk.truncate(received);
+        Ok((received > 0).then_some(chunk))
     }
 
     /// Lends what is at home to the kernel: `hand_over` is called with the ids of each run of

@@ -138,6 +138,12 @@ impl Io for Epoll {
         }
     }
 
+    fn recv_queued(&self, socket: &Self::Socket) -> io::Result<Option<Chunk>> {
+        let recv =
+            |bytes: &mut [u8]| socket.try_io(Interest::READABLE, |socket| sys::recv(socket, bytes));
+        self.0.large.fill(recv)
+    }
+
     fn send(
         &self,
         socket: &Self::Socket,

@@ -126,8 +126,16 @@ pub trait Io: Clone + 'static {
     fn connect(&self, address: &Address) -> impl Future<Output = io::Result<Self::Socket>> + Unpin;
 
     /// Receives what comes next; `None` is the end of the stream. No memory is held while nothing
-    /// has come. Where no large chunk is left the bytes come in a small one.
+    /// has come. The bytes come in a small chunk where no large one is left, or where the chunk has
+    /// to be chosen before they come; what has no room in it is there for [`Io::recv_queued`].
     fn recv(&self, socket: &Self::Socket, size: ChunkSize, expect: Expect) -> Self::Recv;
+
+    /// Receives into a large chunk what has come already; `None` where that is nothing, or the end of
+    /// the stream, or no large chunk is left. Does not wait.
+    ///
+    /// # Errors
+    /// Those of recv(2).
+    fn recv_queued(&self, socket: &Self::Socket) -> io::Result<Option<Chunk>>;
 
     /// Sends all of `parcel` and gives it back. The error is `BrokenPipe` only where not one byte
     /// was sent. `BrokenPipe` and `WriteZero` say that the socket was known before to take no

@@ -21,7 +21,7 @@ pub(crate) use host::{Dial, Host};
 pub(crate) use wire::{Deeds, End};
 pub(crate) use world::{Fault, Network, World};
 
-use super::{Address, BufferOptions, BulkTurn, ChunkSize, Expect, Io, Parcel, Pipe, Usage};
+use super::{Address, BufferOptions, BulkTurn, Chunk, ChunkSize, Expect, Io, Parcel, Pipe, Usage};
 use operation::{Operation, RecvOutput};
 
 /// A handle to a simulated world, as the worker under test sees it.
@@ -81,7 +81,16 @@ impl<const ATTENDED: bool> Io for Sim<ATTENDED> {
     }
 
     fn recv(&self, socket: &Self::Socket, size: ChunkSize, _expect: Expect) -> Self::Recv {
+        // The ring chooses the chunk before the bytes come.
+        let size = if ATTENDED { size } else { ChunkSize::Small };
         self.begin(Some(socket), operation::recv(socket, size))
+    }
+
+    fn recv_queued(&self, socket: &Self::Socket) -> io::Result<Option<Chunk>> {
+        if !socket.has_unread() {
+            return Ok(None);
+        }
+        self.0.large.fill(|bytes| socket.read_some(bytes))
     }
 
     fn send(

@@ -181,6 +181,14 @@ impl Half {
         }
     }
 
+    /// So many bytes came to memory.
+    fn received(&mut self, bytes: usize, pace: Pace<'_>) -> Result<(), RelayEnd> {
+        pace.came(bytes)?;
+        // A full chunk: there is more where that came from.
+        self.bulk = bytes >= limits::LARGE_CHUNK_BYTES;
+        Ok(())
+    }
+
     fn ends(&mut self, done: bool) {
         if done {
             self.source = Source::Ending(None);
@@ -230,7 +238,7 @@ pub(crate) async fn relay<I: Io>(
         if half.is_done() {
             return Ok(());
         }
-        half.load(&mut from.inbox, parcel)?;
+        load(half, from, parcel, pace)?;
         if parcel.is_empty() && !half.is_done() {
             if matches!(pace.traffic.patience, Patience::Watched) {
                 // Who may be idle for hours keeps no memory meanwhile.
@@ -239,6 +247,27 @@ pub(crate) async fn relay<I: Io>(
             advance(half, from, to, pace).await?;
         }
     }
+}
+
+/// Moves to `parcel` what has come of the body, received or not, as much as one send carries.
+pub(crate) fn load<I: Io>(
+    half: &mut Half,
+    from: &mut Stream<I>,
+    parcel: &mut Parcel,
+    pace: Pace<'_>,
+) -> Result<(), RelayEnd> {
+    half.load(&mut from.inbox, parcel)?;
+    if half.is_done() || parcel.has_body() || half.spliceable().is_some() {
+        return Ok(());
+    }
+    let bytes = from.take_queued();
+    if bytes == 0 {
+        return Ok(());
+    }
+    // It was not waited for.
+    pace.begins();
+    half.received(bytes, pace)?;
+    half.load(&mut from.inbox, parcel)
 }
 
 /// Waits for what comes next: to the inbox, or past it.
@@ -264,13 +293,7 @@ async fn advance<I: Io>(
         }
     };
     match filled {
-        Fill::Bytes => {
-            let bytes = from.inbox.bytes().len();
-            pace.came(bytes)?;
-            // A full chunk: there is more where that came from.
-            half.bulk = bytes >= limits::LARGE_CHUNK_BYTES;
-            Ok(())
-        }
+        Fill::Bytes => half.received(from.inbox.bytes().len(), pace),
         Fill::End => half.close(pace.traffic),
     }
 }

@@ -8,7 +8,7 @@ mod rate;
 mod splice;
 mod stream;
 
-pub(crate) use copy::{Half, RelayEnd, is_told_of_loss, relay, see_through, send};
+pub(crate) use copy::{Half, RelayEnd, is_told_of_loss, load, relay, see_through, send};
 pub use flow::FlowOptions;
 pub(crate) use flow::{Flow, FlowEnd};
 pub(crate) use inbox::Inbox;

@@ -94,6 +94,25 @@ impl<I: Io> Stream<I> {
         }
     }
 
+    /// Takes what has come together with what was received last, where its chunk had no room for
+    /// it, and tells how many bytes that is. Does not wait.
+    pub(super) fn take_queued(&mut self) -> usize {
+        if !self.leaves_more || self.armed.is_some() || !self.inbox.is_empty() {
+            return 0;
+        }
+        match self.io.recv_queued(&self.socket) {
+            Ok(Some(chunk)) => {
+                let bytes = chunk.len();
+                self.leaves_more = chunk.is_full();
+                self.inbox.push(chunk);
+                return bytes;
+            }
+            Ok(None) => {}
+            Err(lost) => self.armed = Some(Armed::Ended(Err(lost))),
+        }
+        0
+    }
+
     /// Whether no receive is under way and nothing received is left, so that the next bytes are
     /// those in the socket.
     pub(super) fn is_at_rest(&self) -> bool {
@@ -224,6 +243,37 @@ mod tests {
     fn an_end_that_came_beside_something_else_is_found_behind_it() {
         assert_eq!(found_behind(false), Ok(Fill::End));
         assert_eq!(found_behind(true), Err(Stop::Lost));
+    }
+
+    #[test]
+    fn what_a_full_chunk_leaves_is_taken_without_a_wait() {
+        const MORE_BYTES: usize = 100;
+        let world = World::new(0, Network::default(), BufferOptions::default());
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        // Like the ring, which receives into small chunks.
+        let (host, io) = (world.bind(address), Sim::<false>(world.clone()));
+        let receiving = async {
+            let visitor = world.clone().visit(address).await.unwrap();
+            let mut stream = Stream::new(io, host.next().await.unwrap());
+            let deadline = Wheel::default().deadline();
+            assert_eq!(stream.take_queued(), 0, "nothing was received");
+            let speaker = visitor.clone();
+            let speaking = async {
+                let sent = vec![b'x'; limits::SMALL_CHUNK_BYTES + MORE_BYTES];
+                speaker.write(&sent).await.unwrap();
+            };
+            let (filled, ()) = tokio::join!(stream.fill(ChunkSize::Large, &deadline), speaking);
+            assert_eq!(filled, Ok(Fill::Bytes));
+            assert_eq!(
+                stream.take_queued(),
+                0,
+                "what was received first goes first"
+            );
+            stream.inbox.consume(limits::SMALL_CHUNK_BYTES);
+            (stream.take_queued(), stream.take_queued())
+        };
+        let taken = world.executor.block_on(receiving).unwrap();
+        assert_eq!(taken, (MORE_BYTES, 0));
     }
 
     #[test]

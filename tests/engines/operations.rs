@@ -2,12 +2,14 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
 use fastlb::io::{self, Address, BufferOptions, ChunkSize, Expect, Io, Parcel, Stopwatch, Usage};
+use fastlb::limits;
 use tokio::task::spawn_local;
 
 use crate::{PATIENCE_MS, leaves_nothing_open, on_both_engines};
@@ -26,6 +28,7 @@ on_both_engines!(
     a_task_that_panics_takes_nothing_along,
     what_is_sent_in_two_pieces_arrives_as_one,
     the_end_of_a_stream_takes_no_chunk,
+    what_has_come_already_is_received_without_a_wait,
 );
 
 /// Runs `main` on the engine and demands that nothing is left under way, held or open.
@@ -216,7 +219,9 @@ fn who_waits_for_a_chunk_gets_the_next_that_is_free<I: Io>() {
             let receiving = io.recv(&pairs[place].1, ChunkSize::Large, Expect::Now);
             async { receiving.await.unwrap().unwrap() }
         };
-        let (large, small) = (receive(0).await, receive(1).await);
+        io.readable(&pairs[0].1).await.unwrap();
+        let large = io.recv_queued(&pairs[0].1).unwrap().unwrap();
+        let small = receive(1).await;
         let served = Rc::new(Cell::new(0));
         let [third, fourth] = [2, 3].map(|place| {
             let (receiving, served) = (receive(place), served.clone());
@@ -347,4 +352,26 @@ impl FullListener {
             _listener: listener,
         }
     }
+}
+
+fn what_has_come_already_is_received_without_a_wait<I: Io>() {
+    run(BufferOptions::default(), async |io: I| {
+        let (ours, theirs) = pair(&io).await;
+        assert!(io.recv_queued(&theirs).unwrap().is_none(), "nothing has");
+        let sent = [b'x'; limits::SMALL_CHUNK_BYTES + 1];
+        io.send(&ours, parcel(&sent)).await.0.unwrap();
+        io.readable(&theirs).await.unwrap();
+        let held = io.recv_queued(&theirs).unwrap().unwrap();
+        assert_eq!(held.bytes(), sent);
+        drop((held, ours));
+        io.readable(&theirs).await.unwrap();
+        assert!(io.recv_queued(&theirs).unwrap().is_none(), "the end");
+
+        let (ours, theirs) = pair(&io).await;
+        io.abort(&ours);
+        drop(ours);
+        io.readable(&theirs).await.unwrap();
+        let error = io.recv_queued(&theirs).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    });
 }

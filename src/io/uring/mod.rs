@@ -23,7 +23,7 @@ pub use poll::Readable;
 pub use probe::{ProbeError, probe};
 pub use recv::Recv;
 
-use super::buffer::{BufferOptions, ChunkSize, Group};
+use super::buffer::{BufferOptions, Chunk, ChunkSize, Group};
 use super::pipe::{Pipe, Pipes};
 use super::turns::{BulkTurn, Turns};
 use super::{Address, Expect, Io, Parcel, Stopwatch, Usage, moved, sys};
@@ -35,8 +35,13 @@ use stream::Gather;
 #[derive(Clone)]
 pub struct Uring(Rc<Ring>);
 
+/// The kernel's number for the chunks that are lent to it.
+const BUFFER_GROUP: u16 = 0;
+
 struct Ring {
+    /// Lent to the kernel, which takes one when bytes come.
     small: Rc<Group>,
+    /// Filled by recv(2), the one that was used last first, because it is still in the cache.
     large: Rc<Group>,
     orphans: Rc<Orphans>,
     pipes: Rc<Pipes>,
@@ -157,8 +162,12 @@ impl Io for Uring {
         stream::connect(&self.0, address)
     }
 
-    fn recv(&self, socket: &Self::Socket, size: ChunkSize, expect: Expect) -> Self::Recv {
-        Recv::new(&self.0, socket, size, expect)
+    fn recv(&self, socket: &Self::Socket, _size: ChunkSize, expect: Expect) -> Self::Recv {
+        Recv::new(&self.0, socket, expect)
+    }
+
+    fn recv_queued(&self, socket: &Self::Socket) -> io::Result<Option<Chunk>> {
+        self.0.large.fill(|bytes| sys::recv(socket, bytes))
     }
 
     fn send(
@@ -228,10 +237,8 @@ impl Io for Uring {
     }
 
     fn tick(&self) {
-        for group in [&self.0.small, &self.0.large] {
-            self.0.provide(group);
-            group.grant_available();
-        }
+        self.0.provide();
+        self.0.small.grant_available();
         self.0.pipes.tick();
     }
 
@@ -254,39 +261,23 @@ impl Ring {
         left > 0
     }
 
-    fn group(&self, size: ChunkSize) -> &Rc<Group> {
-        match size {
-            ChunkSize::Small => &self.small,
-            ChunkSize::Large => &self.large,
-        }
-    }
-
     /// Gives the kernel the chunks that a burst of messages takes.
     fn fill(&self) {
-        for group in [&self.small, &self.large] {
-            while group.made() < limits::CHUNKS_AT_START && group.grow() {}
-            self.provide(group);
-        }
+        while self.small.made() < limits::CHUNKS_AT_START && self.small.grow() {}
+        self.provide();
     }
 
-    /// Hands the chunks at home to the kernel, each run of neighbours in one operation.
-    fn provide(&self, group: &Group) {
-        group.lend(|run| {
+    /// Hands the small chunks at home to the kernel, each run of neighbours in one operation.
+    fn provide(&self) {
+        self.small.lend(|run| {
             let entry = opcode::ProvideBuffers::new(
-                group.start(run[0]).as_ptr(),
-                group.chunk_bytes() as i32,
+                self.small.start(run[0]).as_ptr(),
+                self.small.chunk_bytes() as i32,
                 run.len() as u16,
-                group_id(group.size()),
+                BUFFER_GROUP,
                 run[0],
             );
             op::submit_unwatched(entry.build());
         });
-    }
-}
-
-fn group_id(size: ChunkSize) -> u16 {
-    match size {
-        ChunkSize::Small => 0,
-        ChunkSize::Large => 1,
     }
 }

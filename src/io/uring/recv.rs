@@ -12,8 +12,9 @@ use io_uring::{opcode, squeue, types};
 use super::Ring;
 use super::op::{Completion, Data, Op};
 use crate::io::Expect;
-use crate::io::buffer::{Chunk, ChunkSize, Group};
+use crate::io::buffer::{Chunk, Group};
 use crate::io::queue::Turn;
+use crate::limits;
 
 /// A receive that is under way.
 pub struct Recv {
@@ -30,13 +31,8 @@ enum State {
 }
 
 impl Recv {
-    pub(super) fn new(
-        ring: &Rc<Ring>,
-        socket: &Rc<OwnedFd>,
-        size: ChunkSize,
-        expect: Expect,
-    ) -> Self {
-        let state = State::UnderWay(submit(ring, socket, size, expect));
+    pub(super) fn new(ring: &Rc<Ring>, socket: &Rc<OwnedFd>, expect: Expect) -> Self {
+        let state = State::UnderWay(submit(ring, socket, expect));
         Self {
             ring: ring.clone(),
             socket: socket.clone(),
@@ -44,21 +40,22 @@ impl Recv {
         }
     }
 
-    /// A group that was empty is refilled where it can be. Otherwise a large chunk is done without,
-    /// and a small one waited for: those come home within a turn.
-    fn without_buffer(&mut self, group: &Rc<Group>) {
-        self.ring.chunk_waits.set(self.ring.chunk_waits.get() + 1);
-        let refilled = group.at_home() > 0 || group.grow_if_held();
-        self.state = match group.size() {
-            _ if refilled => self.submit_behind_buffers(group.size()),
-            ChunkSize::Large => self.submit_behind_buffers(ChunkSize::Small),
-            ChunkSize::Small => State::Queued(group.wait()),
+    /// Tries again where there are more chunks to be had, and waits for one otherwise: they come
+    /// home within a turn.
+    fn without_buffer(&mut self) {
+        let Ring {
+            small, chunk_waits, ..
+        } = &*self.ring;
+        chunk_waits.set(chunk_waits.get() + 1);
+        self.state = match small.at_home() > 0 || small.grow_if_held() {
+            true => self.submit_behind_buffers(),
+            false => State::Queued(small.wait()),
         };
     }
 
-    fn submit_behind_buffers(&self, size: ChunkSize) -> State {
-        self.ring.provide(self.ring.group(size));
-        State::UnderWay(submit(&self.ring, &self.socket, size, Expect::Now))
+    fn submit_behind_buffers(&self) -> State {
+        self.ring.provide();
+        State::UnderWay(submit(&self.ring, &self.socket, Expect::Now))
     }
 }
 
@@ -73,11 +70,11 @@ impl Future for Recv {
                     if !completion.lacks_buffer() {
                         return Poll::Ready(data.chunk(completion));
                     }
-                    self.without_buffer(&data.group);
+                    self.without_buffer();
                 }
                 State::Queued(turn) => {
                     ready!(turn.poll(cx));
-                    self.state = self.submit_behind_buffers(ChunkSize::Small);
+                    self.state = self.submit_behind_buffers();
                 }
             }
         }
@@ -111,15 +108,15 @@ impl Data for RecvData {
     }
 }
 
-fn submit(ring: &Rc<Ring>, socket: &Rc<OwnedFd>, size: ChunkSize, expect: Expect) -> Op<RecvData> {
-    let group = ring.group(size);
-    if group.at_home() >= crate::limits::CHUNKS_RETURN_BATCH {
-        ring.provide(group);
+fn submit(ring: &Rc<Ring>, socket: &Rc<OwnedFd>, expect: Expect) -> Op<RecvData> {
+    let group = &ring.small;
+    if group.at_home() >= limits::CHUNKS_RETURN_BATCH {
+        ring.provide();
     }
     let descriptor = types::Fd(socket.as_raw_fd());
     let length = group.chunk_bytes() as u32;
     let mut entry = opcode::Recv::new(descriptor, std::ptr::null_mut(), length)
-        .buf_group(super::group_id(size))
+        .buf_group(super::BUFFER_GROUP)
         .build()
         .flags(squeue::Flags::BUFFER_SELECT);
     if expect == Expect::Later {
