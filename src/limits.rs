@@ -178,9 +178,9 @@ pub const SMALL_CHUNKS_MAX: usize = 2 * SLAB_BYTES / SMALL_CHUNK_BYTES;
 pub const LARGE_CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes of the large chunks that a worker may have in all.
 pub const RELAY_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Small chunks that a worker lends to its ring from the start. As many messages may complete in one
-/// turn of the loop before their bytes are taken over; the kernel answers one more with ENOBUFS, and
-/// it costs a second turn.
+/// Small chunks that a worker lends to its ring from the start. As many messages may complete in
+/// one turn of the loop before their bytes are taken over; the kernel answers one more with
+/// ENOBUFS, and it costs a second turn.
 pub const CHUNKS_AT_START: usize = 256;
 /// Bytes by which a worker's chunks grow at a time.
 pub const SLAB_BYTES: usize = 1024 * 1024;

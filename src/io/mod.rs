@@ -130,8 +130,8 @@ pub trait Io: Clone + 'static {
     /// to be chosen before they come; what has no room in it is there for [`Io::recv_queued`].
     fn recv(&self, socket: &Self::Socket, size: ChunkSize, expect: Expect) -> Self::Recv;
 
-    /// Receives into a large chunk what has come already; `None` where that is nothing, or the end of
-    /// the stream, or no large chunk is left. Does not wait.
+    /// Receives into a large chunk what has come already; `None` where that is nothing, or the end
+    /// of the stream, or no large chunk is left. Does not wait.
     ///
     /// # Errors
     /// Those of recv(2).
