@@ -231,6 +231,13 @@ pub(super) fn half_close(socket: &impl AsRawFd) {
     let _ = SockRef::from(&borrow(socket)).shutdown(std::net::Shutdown::Write);
 }
 
+/// Ends every receive that is under way on the socket, and sends nothing. It brings the end of the
+/// stream, so the socket is of no more use but to be closed.
+pub(super) fn end_receives(socket: &impl AsRawFd) {
+    // Where the connection is lost they have ended already.
+    let _ = SockRef::from(&borrow(socket)).shutdown(std::net::Shutdown::Read);
+}
+
 /// Makes the close of this socket a reset that frees what it has not sent.
 pub(super) fn reset_on_close(socket: &impl AsRawFd) {
     let _ = SockRef::from(&borrow(socket)).set_linger(Some(Duration::ZERO));

@@ -17,14 +17,28 @@ use std::task::{Context, Poll, Waker};
 use io_uring::{cqueue, opcode, squeue, types};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
+use crate::io::sys;
+
 /// What an operation owns while the kernel works on it. Whatever the kernel was given a pointer to
 /// is on the heap, because the value itself moves.
 pub(super) trait Data: Unpin + 'static {
-    /// The descriptor to cancel by; `None` where the operation soon ends by itself.
-    fn descriptor(&self) -> Option<RawFd>;
+    /// What ends the operation once nobody waits for it any more.
+    fn ending(&self) -> Ending;
 
     /// Takes back what the completion of a dropped operation carries.
     fn take_back(self, completion: Completion);
+}
+
+/// How an operation is ended that was dropped.
+#[derive(Clone, Copy)]
+pub(super) enum Ending {
+    /// It soon ends by itself.
+    Itself,
+    /// By a cancel of all that is under way on the descriptor. The kernel looks for that among all
+    /// operations of the ring, so it is too dear for what thousands of clients have under way.
+    Cancel(RawFd),
+    /// By shutting the socket for receiving, which sends nothing.
+    Shutdown(RawFd),
 }
 
 /// What the kernel said of an operation.
@@ -55,7 +69,7 @@ impl Completion {
 pub(super) struct Op<D: Data> {
     /// `None` once it has completed, or was handed to the orphans.
     flight: Option<InFlightOneshot<D, Done<D>>>,
-    descriptor: Option<RawFd>,
+    ending: Ending,
     orphans: Rc<Orphans>,
 }
 
@@ -65,12 +79,12 @@ impl<D: Data> Op<D> {
     /// # Safety
     /// What `entry` points to stays in its place and is not touched for as long as `data` lives.
     pub(super) unsafe fn submit(orphans: &Rc<Orphans>, data: D, entry: squeue::Entry) -> Self {
-        let descriptor = data.descriptor();
+        let ending = data.ending();
         let flight = UnsubmittedOneshot::new(data, Done(PhantomData), entry).submit();
         orphans.under_way.set(orphans.under_way() + 1);
         Self {
             flight: Some(flight),
-            descriptor,
+            ending,
             orphans: orphans.clone(),
         }
     }
@@ -103,7 +117,7 @@ impl<D: Data> Drop for Op<D> {
             orphans.under_way.set(orphans.under_way() - 1);
         };
         self.orphans.adopt(Orphan {
-            descriptor: self.descriptor,
+            ending: self.ending,
             end: Box::pin(end),
         });
     }
@@ -119,7 +133,7 @@ pub(super) struct Orphans {
 
 /// An operation that nobody waits for any more.
 struct Orphan {
-    descriptor: Option<RawFd>,
+    ending: Ending,
     end: Pin<Box<dyn Future<Output = ()>>>,
 }
 
@@ -159,8 +173,10 @@ impl Orphan {
         // same socket are left alone.
         let ended = std::future::poll_fn(|cx| Poll::Ready(self.end.as_mut().poll(cx))).await;
         if ended.is_pending() {
-            if let Some(descriptor) = self.descriptor {
-                cancel(descriptor);
+            match self.ending {
+                Ending::Itself => {}
+                Ending::Cancel(descriptor) => cancel(descriptor),
+                Ending::Shutdown(descriptor) => sys::end_receives(&descriptor),
             }
             self.end.await;
         }

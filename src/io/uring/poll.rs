@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use io_uring::{opcode, types};
 
 use super::Ring;
-use super::op::{Completion, Data, Op};
+use super::op::{Completion, Data, Ending, Op};
 
 /// A wait for something to read.
 pub struct Readable(Ready);
@@ -46,11 +46,17 @@ impl Future for Ready {
     }
 }
 
-struct PollData(Rc<OwnedFd>);
+struct PollData {
+    socket: Rc<OwnedFd>,
+    events: libc::c_short,
+}
 
 impl Data for PollData {
-    fn descriptor(&self) -> Option<RawFd> {
-        Some(self.0.as_raw_fd())
+    fn ending(&self) -> Ending {
+        match self.events {
+            libc::POLLIN => Ending::Shutdown(self.socket.as_raw_fd()),
+            _ => Ending::Cancel(self.socket.as_raw_fd()),
+        }
     }
 
     fn take_back(self, _completion: Completion) {}
@@ -59,6 +65,10 @@ impl Data for PollData {
 fn submit(ring: &Rc<Ring>, socket: &Rc<OwnedFd>, events: libc::c_short) -> Ready {
     let descriptor = types::Fd(socket.as_raw_fd());
     let entry = opcode::PollAdd::new(descriptor, events as u32).build();
+    let data = PollData {
+        socket: socket.clone(),
+        events,
+    };
     // SAFETY: the entry points to nothing.
-    Ready(unsafe { Op::submit(&ring.orphans, PollData(socket.clone()), entry) })
+    Ready(unsafe { Op::submit(&ring.orphans, data, entry) })
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use io_uring::{opcode, squeue, types};
 
 use super::Ring;
-use super::op::{Completion, Data, Op};
+use super::op::{Completion, Data, Ending, Op};
 use crate::io::Expect;
 use crate::io::buffer::{Chunk, Group};
 use crate::io::queue::Turn;
@@ -99,8 +99,8 @@ impl RecvData {
 }
 
 impl Data for RecvData {
-    fn descriptor(&self) -> Option<RawFd> {
-        Some(self.socket.as_raw_fd())
+    fn ending(&self) -> Ending {
+        Ending::Shutdown(self.socket.as_raw_fd())
     }
 
     fn take_back(self, completion: Completion) {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -13,7 +13,7 @@ use io_uring::{opcode, types};
 use socket2::SockAddr;
 
 use super::Ring;
-use super::op::{Completion, Data, Op};
+use super::op::{Completion, Data, Ending, Op};
 use crate::io::{Address, Parcel, moved, sys};
 
 /// An operation and what is made of its completion. Boxing it would cost an allocation a send.
@@ -85,8 +85,8 @@ impl AcceptData {
 }
 
 impl Data for AcceptData {
-    fn descriptor(&self) -> Option<RawFd> {
-        Some(self.listener.as_raw_fd())
+    fn ending(&self) -> Ending {
+        Ending::Cancel(self.listener.as_raw_fd())
     }
 
     fn take_back(self, completion: Completion) {
@@ -148,8 +148,8 @@ struct ConnectData {
 }
 
 impl Data for ConnectData {
-    fn descriptor(&self) -> Option<RawFd> {
-        Some(self.socket.as_raw_fd())
+    fn ending(&self) -> Ending {
+        Ending::Cancel(self.socket.as_raw_fd())
     }
 
     fn take_back(self, _completion: Completion) {}
@@ -257,8 +257,8 @@ impl SendData {
 }
 
 impl Data for SendData {
-    fn descriptor(&self) -> Option<RawFd> {
-        Some(self.socket.as_raw_fd())
+    fn ending(&self) -> Ending {
+        Ending::Cancel(self.socket.as_raw_fd())
     }
 
     fn take_back(self, completion: Completion) {
@@ -311,8 +311,8 @@ pub(super) fn pause(ring: &Rc<Ring>) -> impl Future<Output = ()> + Unpin + use<>
 struct Nothing;
 
 impl Data for Nothing {
-    fn descriptor(&self) -> Option<RawFd> {
-        None
+    fn ending(&self) -> Ending {
+        Ending::Itself
     }
 
     fn take_back(self, _completion: Completion) {}
@@ -336,8 +336,8 @@ struct SleepData {
 }
 
 impl Data for SleepData {
-    fn descriptor(&self) -> Option<RawFd> {
-        None
+    fn ending(&self) -> Ending {
+        Ending::Itself
     }
 
     fn take_back(self, _completion: Completion) {}
