@@ -122,6 +122,9 @@ impl<'a, I: Io> Reception<'a, I> {
         if delivery.trailers {
             half.keep_trailers();
         }
+        if plan.keep_alive && !early {
+            half.look_behind();
+        }
         // What is wrong with the body so far is found before the client has seen any of it.
         let pace = self.pace();
         relay::load(&mut half, self.upstream, self.parcel, pace).map_err(cut)?;

@@ -212,6 +212,10 @@ impl Io for Epoll {
         sys::has_unread(&**socket)
     }
 
+    fn is_readable(&self, socket: &Self::Socket) -> bool {
+        sys::is_readable(&**socket)
+    }
+
     fn half_close(&self, socket: &Self::Socket) {
         sys::half_close(&**socket);
     }

@@ -196,6 +196,9 @@ pub trait Io: Clone + 'static {
     /// Whether bytes have come that nobody has received.
     fn has_unread(&self, socket: &Self::Socket) -> bool;
 
+    /// Whether a receive would bring something at once, the end of the stream or an error included.
+    fn is_readable(&self, socket: &Self::Socket) -> bool;
+
     /// Sends FIN; receiving goes on.
     fn half_close(&self, socket: &Self::Socket);
 

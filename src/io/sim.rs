@@ -151,6 +151,10 @@ impl<const ATTENDED: bool> Io for Sim<ATTENDED> {
         socket.has_unread()
     }
 
+    fn is_readable(&self, socket: &Self::Socket) -> bool {
+        socket.is_readable()
+    }
+
     fn half_close(&self, socket: &Self::Socket) {
         socket.half_close();
     }

@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 
 use super::inbox::Inbox;
 use super::pace::{Pace, Patience, Traffic};
@@ -14,7 +15,7 @@ use super::splice::{Batch, splice};
 use super::stream::{Fill, Stream};
 use crate::http1::chunked::{Decoder, Encoder, Trailers};
 use crate::http1::framing::Framing;
-use crate::io::{ChunkSize, Io, Parcel};
+use crate::io::{ChunkSize, Expect, Io, Parcel};
 use crate::limits;
 
 /// A body on its way.
@@ -26,6 +27,8 @@ pub(crate) struct Half {
     chunked_left: u64,
     /// The bytes come, or are going to come, many at a time.
     bulk: bool,
+    /// What comes behind the body is received beside the last send.
+    looks_behind: bool,
 }
 
 /// What is still to come, by how it is delimited.
@@ -88,6 +91,7 @@ impl Half {
             sink,
             consumed: 0,
             chunked_left: u64::MAX,
+            looks_behind: false,
         }
     }
 
@@ -106,6 +110,12 @@ impl Half {
         }
     }
 
+    /// Has the source's next receive begin before the last send does, which a slow sink may have
+    /// wait for long: at its end whatever came behind the body is known, for no further call.
+    pub(crate) fn look_behind(&mut self) {
+        self.looks_behind = true;
+    }
+
     /// Everything that comes until the stream ends, as it is.
     pub(super) fn raw() -> Self {
         Self::new(Framing::Close, Framing::Close)
@@ -114,6 +124,11 @@ impl Half {
     /// Whether all of the body was handed over, its end included.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.source, Source::Done)
+    }
+
+    /// Whether nothing of the body is still to come.
+    fn has_come(&self) -> bool {
+        matches!(self.source, Source::Ending(_) | Source::Done)
     }
 
     /// Bytes that were taken from the source, framing included.
@@ -229,10 +244,16 @@ pub(crate) async fn relay<I: Io>(
     parcel: &mut Parcel,
     pace: Pace<'_>,
 ) -> Result<(), RelayEnd> {
+    let io = from.io.clone();
     loop {
         if !parcel.is_empty() {
             let bytes = parcel.len();
-            send(&from.io, to, parcel, pace).await?;
+            if half.looks_behind && half.has_come() {
+                from.arm(ChunkSize::Large, Expect::Later);
+            }
+            // Pinned here, because it would be in the future twice where it is handed over.
+            let sending = pin!(send(&io, to, parcel, pace));
+            from.beside(sending).await?;
             pace.went(bytes);
         }
         if half.is_done() {

@@ -119,10 +119,12 @@ impl<I: Io> Stream<I> {
         self.inbox.is_empty() && matches!(self.armed, None | Some(Armed::Readable(_)))
     }
 
-    /// Whether everything that has come was consumed. A receive that does not fill its chunk has
-    /// emptied the socket, so it is seldom asked.
+    /// Whether nothing has come that was not consumed, be it the end. A receive that is under way
+    /// finds that by itself, and only behind a full chunk may it have had no time to, so the socket
+    /// is seldom asked.
     pub(crate) fn is_drained(&self) -> bool {
-        self.inbox.is_empty() && !(self.leaves_more && self.io.has_unread(&self.socket))
+        let finds = matches!(self.armed, Some(Armed::Recv(_))) && !self.leaves_more;
+        self.inbox.is_empty() && (finds || !self.io.is_readable(&self.socket))
     }
 
     /// Waits until the socket has something to read, without reading it, until the deadline.

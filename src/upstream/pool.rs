@@ -117,7 +117,8 @@ impl<I: Io> Pool<I> {
         .await
     }
 
-    /// Keeps a connection whose response is complete for the next request.
+    /// Keeps a connection whose response is complete, and behind which nothing was found
+    /// (`Stream::is_drained`), for the next request.
     pub(crate) fn put_back(&self, mut upstream: Box<Upstream<I>>, now_ms: u64) {
         debug_assert!(upstream.stream.inbox.is_empty(), "bytes nobody asked for");
         if !self.has_room(&upstream) {

@@ -27,6 +27,7 @@ macro_rules! on_both_engines {
 mod support;
 
 mod abandoned;
+mod behind;
 mod bodies;
 mod client_limits;
 mod conformance;

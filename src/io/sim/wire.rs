@@ -122,6 +122,12 @@ impl End {
         !self.inbound.borrow().bytes.is_empty()
     }
 
+    /// Whether a read would bring bytes, the end of the stream, or an error.
+    pub(super) fn is_readable(&self) -> bool {
+        let pipe = self.inbound.borrow();
+        !pipe.bytes.is_empty() || pipe.tail != Tail::Open
+    }
+
     fn tell(&self, what: &str, bytes: &[u8]) {
         self.world.tell(|| {
             let Self {
@@ -167,8 +173,9 @@ impl End {
 
     /// Ready where a read would bring bytes, the end of the stream, or an error.
     pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        let is_readable = self.is_readable();
         let (world, mut pipe) = (&self.world, self.inbound.borrow_mut());
-        if pipe.bytes.is_empty() && pipe.tail == Tail::Open {
+        if !is_readable {
             pipe.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }

@@ -224,6 +224,10 @@ impl Io for Uring {
         sys::has_unread(socket)
     }
 
+    fn is_readable(&self, socket: &Self::Socket) -> bool {
+        sys::is_readable(socket)
+    }
+
     fn half_close(&self, socket: &Self::Socket) {
         sys::half_close(socket);
     }
