@@ -11,7 +11,7 @@ use super::gateway::Gateway;
 use super::head::BadHead;
 use super::reply;
 use super::request::{self, Refused, Request};
-use super::response::{Answered, Progress, Reception};
+use super::response::{Answered, Progress, Reception, Upload};
 use super::session::{Client, Scratch};
 use crate::io::{Io, Stopwatch};
 use crate::limits;
@@ -162,7 +162,7 @@ impl<I: Io> Exchange<'_, I> {
             self.gateway.backends.failed(self.request.backend, None);
             return Err(request::cut(end));
         }
-        self.progress.uploading.set(!self.upload.is_done());
+        self.progress.begin(self.upload.is_done());
         inbox.settle();
         Ok(())
     }
@@ -204,8 +204,7 @@ impl<I: Io> Exchange<'_, I> {
         } = self;
         let (stream, deadline) = (&mut client.stream, &client.deadline);
         let (uplink, downlink) = (upstream.stream.socket.clone(), stream.socket.clone());
-        // What was noted of another backend is over.
-        progress.note_sent(&Ok(()));
+        progress.begin(upload.is_done());
         let mut sending = gateway.io.send(&uplink, mem::take(&mut scratch.request));
         let mut reception = Reception {
             gateway,
@@ -233,20 +232,22 @@ impl<I: Io> Exchange<'_, I> {
             progress.note_sent(&sent);
             scratch.request = kept_head(returned);
             // A backend that answered early may have closed the other direction; the answer counts.
-            if upload.is_done() || sent.is_err() {
+            if sent.is_err() && !upload.is_done() {
+                progress.upload.set(Upload::Cut);
+            }
+            if progress.upload.get() != Upload::UnderWay {
                 reception.sent = &scratch.request.lead;
                 return reception.run().await;
             }
         } else {
             // The request is not to be had back, so this answer is the last word.
-            progress.uploading.set(true);
+            progress.upload.set(Upload::UnderWay);
             reception.elsewhere = None;
         }
         // Each direction has a deadline of its own, and looks at both before it gives up.
         let (beside, pace) = (gateway.wheel.deadline(), reception.pace());
         // The head that went is the last that moved: the time for the body begins here.
         pace.moved();
-        let look = reception.look();
         let upload = async {
             let pace = Pace {
                 deadline: &beside,
@@ -259,15 +260,9 @@ impl<I: Io> Exchange<'_, I> {
                 progress.note_sent(&sent);
                 sent.map_err(|_| RelayEnd::SinkLost)?;
             }
-            relay::relay(upload, stream, &uplink, &mut scratch.body, pace).await?;
-            if progress.phase.get() == Phase::Wait {
-                // The backend's time to answer begins when it has the whole request.
-                progress.whole_ms.set(deadline.now_ms());
-                deadline.set(Some(look));
-            }
-            Ok(())
+            relay::relay(upload, stream, &uplink, &mut scratch.body, pace).await
         };
-        both(upload, reception.run(), progress).await
+        both(upload, reception).await
     }
 
     /// Joins both connections once the backend has switched protocols.
@@ -298,7 +293,7 @@ impl<I: Io> Exchange<'_, I> {
         counters.latency_us.add(took_us);
         gateway.counters.count_response(answered.status);
         let serves_others = answered.leaves_it_in_step() && !self.request.plan.authenticates;
-        if serves_others && !self.progress.uploading.get() && !gateway.is_draining() {
+        if serves_others && self.progress.is_whole() && !gateway.is_draining() {
             backends.pool.put_back(upstream, gateway.wheel.now_ms());
         }
     }
@@ -306,7 +301,7 @@ impl<I: Io> Exchange<'_, I> {
     fn after(&self, answered: Answered) -> After {
         if answered.switches() {
             After::Close
-        } else if answered.keep_alive && !self.progress.uploading.get() {
+        } else if answered.keep_alive && self.progress.is_whole() {
             After::Keep
         } else {
             After::Linger
@@ -324,8 +319,8 @@ impl<I: Io> Exchange<'_, I> {
         // With a body under way the connection has no next request to find.
         // The client takes the connection for a tunnel where it spoke too early.
         let is_early = cause == Cause::BadRequest(BadHead::EarlyBytes);
-        let uploading = self.progress.uploading.get();
-        let refused = Refused::planned(end, &self.request.plan, !uploading && !is_early);
+        let is_whole = self.progress.is_whole();
+        let refused = Refused::planned(end, &self.request.plan, is_whole && !is_early);
         refuse(self.gateway, self.client, self.scratch, refused).await
     }
 }

@@ -17,10 +17,9 @@ use crate::relay::{
 
 /// How far the two directions of an exchange are; each tells the other.
 pub(super) struct Progress {
-    /// The request body is still on its way.
-    pub(super) uploading: Cell<bool>,
-    /// When the backend's time to answer began: with the last byte of the request.
-    pub(super) whole_ms: Cell<u64>,
+    pub(super) upload: Cell<Upload>,
+    /// When the backend's time to answer began: with the end of the upload, whole or not.
+    pub(super) sent_ms: Cell<u64>,
     /// The backend has not been sent one byte of the request.
     pub(super) unsent: Cell<bool>,
     pub(super) traffic: Traffic,
@@ -30,17 +29,41 @@ pub(super) struct Progress {
     pub(super) cuts_cleanly: Cell<bool>,
 }
 
+/// How far a request is on its way to the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upload {
+    UnderWay,
+    /// The backend takes no more of it.
+    Cut,
+    Whole,
+}
+
 impl Progress {
     /// Nothing has happened yet; the client must not be slower than that.
     pub(super) fn new(patience: Patience, least: Option<MinRate>) -> Self {
         Self {
-            uploading: Cell::new(true),
-            whole_ms: Cell::new(0),
+            upload: Cell::new(Upload::UnderWay),
+            sent_ms: Cell::new(0),
             unsent: Cell::new(false),
             traffic: Traffic::new(patience, least),
             phase: Cell::new(Phase::Connect),
             cuts_cleanly: Cell::new(true),
         }
+    }
+
+    /// A backend is about to be sent the request, the `whole` of it at once or not. What was noted
+    /// of another is over.
+    pub(super) fn begin(&self, whole: bool) {
+        self.upload.set(match whole {
+            true => Upload::Whole,
+            false => Upload::UnderWay,
+        });
+        self.note_sent(&Ok(()));
+    }
+
+    /// Whether the backend was given all of the request.
+    pub(super) fn is_whole(&self) -> bool {
+        self.upload.get() == Upload::Whole
     }
 
     /// The first of the request was sent, so or so.
@@ -104,7 +127,7 @@ impl<'a, I: Io> Reception<'a, I> {
     /// Brings the response to the client.
     pub(super) async fn run(mut self) -> Result<Answered, Cause> {
         let (plan, delivery) = self.final_head().await?;
-        let early = self.progress.uploading.get();
+        let early = !self.progress.is_whole();
         if plan.switches() {
             // Its head waits in the parcel: it goes first through the tunnel.
             return Ok(Answered {
@@ -215,10 +238,10 @@ impl<'a, I: Io> Reception<'a, I> {
         if self.gateway.io.is_lost(self.client) {
             return Err(Cause::ClientGone);
         }
-        // Until the backend has the whole request it is the upload that has to make progress.
-        let whole = !self.progress.uploading.get();
-        let timeout = self.gateway.options.response_timeout.filter(|_| whole);
-        let since_ms = start_ms.max(self.progress.whole_ms.get());
+        // For as long as there is an upload it has to make progress, and not the backend.
+        let waits = self.progress.upload.get() != Upload::UnderWay;
+        let timeout = self.gateway.options.response_timeout.filter(|_| waits);
+        let since_ms = start_ms.max(self.progress.sent_ms.get());
         let left = self.deadline.left(since_ms, timeout.unwrap_or(FOR_EVER));
         let left = left.ok_or(Cause::ResponseTimeout)?;
         self.deadline.set(Some(relay::next_look(Some(left))));
@@ -232,7 +255,7 @@ impl<'a, I: Io> Reception<'a, I> {
         let plan = framing::answer(&head, &self.plan, self.sent).map_err(Cause::BadResponse)?;
         // A refusal that did not wait for the body will not read the rest of it, and what is left
         // of the body cannot be told from the next request.
-        let unread = self.progress.uploading.get() && (plan.status >= 400 || !plan.keep_alive);
+        let unread = !self.progress.is_whole() && (plan.status >= 400 || !plan.keep_alive);
         let closing = unread || self.gateway.is_draining();
         let delivery = framing::deliver(&plan, &self.plan, closing);
         let (added, out) = (self.added, &mut self.parcel.lead);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -19,6 +20,7 @@ use crate::support::{
 on_both_engines! {
     a_backend_is_reused_and_takes_large_bodies,
     a_request_without_host_is_for_localhost,
+    a_backend_that_reads_no_more_has_its_time_to_answer,
     a_backend_that_is_gone_is_passed_over,
     a_backend_whose_queue_is_full_is_passed_over,
     a_full_queue_is_waited_for_where_there_is_no_other,
@@ -96,6 +98,40 @@ fn a_request_without_host_is_for_localhost(engine: Engine) {
     let request = origin.only_request();
     assert_eq!(request.field("host"), Some("localhost"));
     assert_eq!(request.field("x-forwarded-for"), Some("127.0.0.1"));
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// There is nobody to send the rest to, and nothing to wait for but the answer. A socket of TCP
+/// does not tell of such an end.
+fn a_backend_that_reads_no_more_has_its_time_to_answer(engine: Engine) {
+    let folder = Folder::new();
+    let origin = Origin::start_unix(&folder.file("a"), |conversation| {
+        let head = conversation.head().expect("a request begins");
+        let ended = conversation.wire().writer().shutdown(Shutdown::Read);
+        ended.expect("the proxy has not closed");
+        conversation.send(match head.target() {
+            "/before" => ok(b"the last"),
+            _ => b"HTTP/1.1 100 Continue\r\n\r\n".to_vec(),
+        });
+        conversation.pass_gate();
+    });
+    let proxy = Proxy::before_with(engine, &origin, &["--response-timeout", "1s"]);
+    let head = "HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n";
+
+    let mut client = Client::connect(proxy.address);
+    client.send(format!("POST /now {head}"));
+    let interim = client.wire().head().expect("the backend goes on");
+    assert_eq!(interim.status(), 100);
+    client.send([b'x'; 500]);
+    client.response().expect_status(504);
+
+    let mut client = Client::connect(proxy.address);
+    client.get("/before").expect_status(200);
+    client.send(format!("POST /behind {head}"));
+    client.response().expect_status(504);
+    assert_eq!(origin.accepted(), 2, "connections to the backend");
+    origin.open_gate();
     drop((client, origin));
     proxy.finish();
 }

@@ -5,9 +5,9 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
-use crate::http1::end::Cause;
+use crate::http1::end::{Cause, Phase};
 use crate::http1::request;
-use crate::http1::response::{Answered, Progress, Reception};
+use crate::http1::response::{Answered, Reception, Upload};
 use crate::io::{Io, Parcel};
 use crate::relay::{self, Pace, RelayEnd, Stream};
 
@@ -85,17 +85,25 @@ pub(super) fn kept_head(mut sent: Parcel) -> Parcel {
 
 /// Runs both directions until the response is complete, and then the rest of the request for as
 /// long as the backend seems to want it.
-pub(super) async fn both(
+pub(super) async fn both<I: Io>(
     upload: impl Future<Output = Result<(), RelayEnd>>,
-    response: impl Future<Output = Result<Answered, Cause>>,
-    progress: &Progress,
+    reception: Reception<'_, I>,
 ) -> Result<Answered, Cause> {
-    let (mut upload, mut response) = (pin!(upload), pin!(response));
+    let (deadline, progress, look) = (reception.deadline, reception.progress, reception.look());
+    let (mut upload, mut response) = (pin!(upload), pin!(reception.run()));
     let (mut sending, mut answered) = (true, None);
     poll_fn(|cx| {
         if sending && let Poll::Ready(end) = upload.as_mut().poll(cx) {
             sending = false;
-            progress.uploading.set(end.is_err());
+            progress.upload.set(match end {
+                Ok(()) => Upload::Whole,
+                Err(_) => Upload::Cut,
+            });
+            if progress.phase.get() == Phase::Wait {
+                // The backend's time to answer begins when it has all that it is going to have.
+                progress.sent_ms.set(deadline.now_ms());
+                deadline.set(Some(look));
+            }
             match end {
                 _ if answered.is_some() => {}
                 // The backend takes no more: its answer may say why.
