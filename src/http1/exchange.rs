@@ -13,6 +13,7 @@ use super::reply;
 use super::request::{self, Refused, Request};
 use super::response::{Answered, Progress, Reception, Upload};
 use super::session::{Client, Scratch};
+use crate::balance::BackendId;
 use crate::io::{Io, Stopwatch};
 use crate::limits;
 use crate::relay::{self, Half, Pace, RelayEnd, Stream, Traffic};
@@ -81,17 +82,8 @@ impl<I: Io> Exchange<'_, I> {
         let (mut backend, mut reuse) = (self.request.backend, Reuse::Allowed);
         let mut tried = RefCell::new(Tried::default());
         loop {
-            self.progress.phase.set(Phase::Connect);
-            let Client {
-                stream,
-                deadline,
-                preface,
-                ..
-            } = &mut *self.client;
-            let (so_far, now_ms) = (tried.get_mut(), self.gateway.wheel.now_ms());
-            let preface = preface.as_ref();
-            let connection = backends.connection(backend, reuse, preface, so_far, deadline, now_ms);
-            let mut upstream = stream.beside(connection).await?;
+            let connecting = self.connect(backend, reuse, tried.get_mut(), &mut clock);
+            let mut upstream = connecting.await?;
             backend = upstream.backend;
             let counters = &self.gateway.counters.backends[backend.index()];
             counters.requests.add(1);
@@ -144,6 +136,35 @@ impl<I: Io> Exchange<'_, I> {
             (backend, reuse, clock) = (next, Reuse::Allowed, Stopwatch::start());
             self.gateway.counters.retries.add(1);
         }
+    }
+
+    /// A connection to `backend`, or to another where that one cannot be reached. The time until
+    /// then is charged to whom it was spent on: not to another, nor to a connection that was kept.
+    async fn connect(
+        &mut self,
+        backend: BackendId,
+        reuse: Reuse,
+        tried: &mut Tried,
+        clock: &mut Stopwatch,
+    ) -> Result<Box<Upstream<I>>, Cause> {
+        self.progress.phase.set(Phase::Connect);
+        let Client {
+            stream,
+            deadline,
+            preface,
+            ..
+        } = &mut *self.client;
+        let Gateway {
+            backends, wheel, ..
+        } = self.gateway;
+        let (preface, begun_ms) = (preface.as_ref(), wheel.now_ms());
+        let connection = backends.connection(backend, reuse, preface, tried, deadline, begun_ms);
+        let upstream = stream.beside(connection).await?;
+        let kept_waiting = upstream.reused && wheel.now_ms() > begun_ms;
+        if upstream.backend != backend || kept_waiting {
+            *clock = Stopwatch::start();
+        }
+        Ok(upstream)
     }
 
     /// Whether the client has sent something behind its request, which is no part of a tunnel that

@@ -19,6 +19,7 @@ on_both_engines! {
     bytes_behind_a_long_response_cost_the_connection,
     an_authenticated_connection_serves_nobody_else,
     a_backend_that_worked_on_a_request_is_not_asked_again,
+    a_dead_connection_is_replaced_behind_a_backend_that_cannot_be_reached,
     a_response_that_never_begins_is_504,
     a_busy_response_is_not_timed_out,
     a_connect_that_never_ends_is_504,
@@ -263,6 +264,25 @@ fn a_backend_that_worked_on_a_request_is_not_asked_again(engine: Engine) {
     client.get("/").expect_status(200);
     client.get("/dies").expect_status(502);
     assert_eq!(origin.requests().len(), 2, "it was asked once");
+    drop((client, origin));
+    proxy.finish();
+}
+
+/// How long the first backend was waited for says nothing of the connection to the second.
+fn a_dead_connection_is_replaced_behind_a_backend_that_cannot_be_reached(engine: Engine) {
+    let (_held, full) = full_listener();
+    let origin = dying_origin(false);
+    let backends = format!("{full},{}", origin.backend());
+    let timeout = format!("{}ms", fastlb::limits::STALE_MS_MAX + 200);
+    let options = ["--connect-timeout", &timeout, "--health", "off"];
+    let fixed = ["--backends", &backends, "--eject-after", "0"];
+    let proxy = Proxy::start(engine, &[&fixed[..], &options].concat());
+    let mut client = Client::connect(proxy.address);
+    for number in 0..4 {
+        client.send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        let response = client.response().expect_status(200);
+        assert_eq!(response.text(), number.to_string());
+    }
     drop((client, origin));
     proxy.finish();
 }
