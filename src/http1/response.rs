@@ -24,8 +24,9 @@ pub(super) struct Progress {
     pub(super) unsent: Cell<bool>,
     pub(super) traffic: Traffic,
     pub(super) phase: Cell<Phase>,
-    /// The client can tell by itself whether the response is whole. Where only the close of the
-    /// connection ends it, a clean one after half of it would be a lie.
+    /// The client can tell by itself whether what it was sent is whole. Where only the close of the
+    /// connection ends it, a clean one after half of it would be a lie; and behind half an interim
+    /// response nothing can be said any more.
     pub(super) cuts_cleanly: Cell<bool>,
 }
 
@@ -200,8 +201,11 @@ impl<'a, I: Io> Reception<'a, I> {
                 let (io, pace) = (&self.gateway.io, self.pace());
                 // Before it goes: what the client sends then may be here before its end is.
                 pace.tells();
+                let cuts_cleanly = &self.progress.cuts_cleanly;
+                cuts_cleanly.set(false);
                 let sent = relay::send(io, self.client, self.parcel, pace);
                 sent.await.map_err(cut)?;
+                cuts_cleanly.set(true);
             }
         }
         Err(Cause::TooManyInterim)

@@ -1,17 +1,21 @@
 //! Responses that do not wait for the whole request: interim ones, early final ones.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use crate::support::{
-    Checker, Client, Engine, Framing, Origin, PATIENCE, Pattern, Proxy, answer, eventually, ok,
+    Checker, Client, Engine, Folder, Framing, Origin, PATIENCE, Pattern, Proxy, answer, eventually,
+    ok, pause, wait_for,
 };
+use crate::unix::listening;
 
 on_both_engines! {
     continue_comes_from_the_backend,
     a_refused_expectation_needs_no_body,
     interim_responses_come_in_order,
+    nothing_follows_half_an_interim_response,
     http10_clients_get_no_interim_responses,
     an_early_final_response_ends_an_upload,
     an_early_final_response_ends_an_upload_that_pauses,
@@ -19,6 +23,9 @@ on_both_engines! {
     an_early_acceptance_lets_the_upload_go_on,
     a_body_that_was_not_read_is_nobody_elses_request,
 }
+
+/// Of a client that is sent more all the time.
+const FULL_AFTER: Duration = Duration::from_millis(300);
 
 fn continue_comes_from_the_backend(engine: Engine) {
     let origin = Origin::start(|conversation| {
@@ -102,6 +109,43 @@ fn interim_responses_come_in_order(engine: Engine) {
 }
 
 /// RFC 9110 section 15.2: an HTTP/1.0 client knows no 1xx.
+/// What is wrong with the request is found while the client has room for a part of what it was to
+/// be told before.
+fn nothing_follows_half_an_interim_response(engine: Engine) {
+    let link = format!("Link: <{}>", "a".repeat(15_000));
+    let interim = format!("HTTP/1.1 103 Early Hints\r\n{link}\r\n\r\n");
+    let origin = Origin::start(move |conversation| {
+        conversation.head();
+        // More than a Unix socket keeps on its way.
+        conversation.send(interim.repeat(30));
+        conversation.pass_gate();
+    });
+    let (folder, backend) = (Folder::new(), origin.backend());
+    let path = folder.file("listener");
+    let proxy = listening(engine, &path, &backend, &[]);
+    let mut client = Client::connect_unix(&path);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut reader = client.wire().writer();
+    let (mut room, mut here) = (vec![0; 1 << 20], 0);
+    wait_for(PATIENCE, "the client to be full", || {
+        let before = here;
+        pause(FULL_AFTER);
+        here = reader.peek(&mut room).expect("the proxy has not closed");
+        (here == before).then_some(())
+    });
+    client.send("no size\r\n");
+    let mut heard = Vec::new();
+    // It is a reset, which a Unix socket tells of where it has something unread.
+    let _ = reader.read_to_end(&mut heard);
+    let [begun, told] = ["HTTP/1.1 103 ", "HTTP/1.1 400 "]
+        .map(|begin| memchr::memmem::find_iter(&heard, begin).count());
+    assert!(begun < 30, "all of it found room");
+    assert_eq!(told, 0, "answers behind {begun} interim responses");
+    origin.open_gate();
+    drop((client, reader, origin));
+    proxy.finish();
+}
+
 fn http10_clients_get_no_interim_responses(engine: Engine) {
     let origin =
         Origin::answering(|_| [&b"HTTP/1.1 103 Early Hints\r\n\r\n"[..], &ok(b"final")].concat());

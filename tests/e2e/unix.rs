@@ -52,7 +52,7 @@ fn echo(path: &str) -> Origin {
 
 /// A proxy that listens on `path` too; its file is there once this returns.
 #[track_caller]
-fn listening(engine: Engine, path: &str, backend: &str, options: &[&str]) -> Proxy {
+pub(crate) fn listening(engine: Engine, path: &str, backend: &str, options: &[&str]) -> Proxy {
     let listen = format!("unix:{path}");
     let fixed = ["--listen", &listen, "--backends", backend];
     let proxy = Proxy::start(engine, &[&fixed[..], options].concat());
