@@ -331,9 +331,10 @@ async fn fill_with_request<I: Io>(
 }
 
 /// Whether a request has begun. The empty line that some clients send behind a body begins none
-/// (RFC 9112 section 2.2); it stays, so that a second one is found whatever pieces they come in.
+/// (RFC 9112 section 2.2), nor does its first half; it stays, so that a second one is found
+/// whatever pieces they come in.
 fn begins_request(inbox: &Inbox) -> bool {
-    !matches!(inbox.bytes(), b"" | b"\r\n")
+    !matches!(inbox.bytes(), b"" | b"\r" | b"\r\n")
 }
 
 /// Closes in a way that the client can still read the last response: a close with bytes unread is

@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Engine, Origin, Proxy, eventually, get, now, ok};
+use crate::support::{Client, Engine, Origin, Proxy, eventually, get, now, ok, pause};
 
 on_both_engines! {
     idle_clients_are_closed_and_it_ends,
@@ -45,6 +45,19 @@ fn expect_soon(proxy: Proxy, asked: Instant) {
 
 /// What comes behind a request begins no other, also where it ends in the middle of the grace.
 fn an_empty_line_does_not_hold_it(engine: Engine) {
+    let send = |client: &mut Client, bytes: &[u8]| drop(client.wire().try_send(bytes));
+    holds_it_not(engine, |client| send(client, b"\r\n"));
+    holds_it_not(engine, |client| send(client, b"\r"));
+    holds_it_not(engine, |client| {
+        send(client, b"\r");
+        // In a segment of its own.
+        pause(Duration::from_millis(20));
+        send(client, b"\n");
+    });
+}
+
+/// Drains while a client has sent that behind its request.
+fn holds_it_not(engine: Engine, sends: impl Fn(&mut Client)) {
     let origin = Origin::named("a");
     let proxy = Proxy::before_with(engine, &origin, &["--header-timeout", "60s"]);
     let mut client = Client::connect(proxy.address);
@@ -55,7 +68,7 @@ fn an_empty_line_does_not_hold_it(engine: Engine) {
     eventually("new clients to be refused", || {
         TcpStream::connect(address).is_err()
     });
-    let _ = client.wire().try_send(b"\r\n");
+    sends(&mut client);
     expect_soon(proxy, asked);
 }
 
