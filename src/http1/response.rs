@@ -195,6 +195,9 @@ impl<'a, I: Io> Reception<'a, I> {
             if !plan.is_interim() {
                 return Ok((plan, delivery));
             }
+            if interim == limits::INTERIM_RESPONSES_MAX {
+                break;
+            }
             if !self.parcel.is_empty() {
                 // What came behind it waits for the client.
                 self.upstream.inbox.settle();

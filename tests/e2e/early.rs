@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::{
     Checker, Client, Engine, Folder, Framing, Origin, PATIENCE, Pattern, Proxy, answer, eventually,
-    ok, pause, wait_for,
+    get, ok, pause, wait_for,
 };
 use crate::unix::listening;
 
@@ -15,6 +15,7 @@ on_both_engines! {
     continue_comes_from_the_backend,
     a_refused_expectation_needs_no_body,
     interim_responses_come_in_order,
+    so_many_interim_responses_and_no_more,
     nothing_follows_half_an_interim_response,
     http10_clients_get_no_interim_responses,
     an_early_final_response_ends_an_upload,
@@ -109,6 +110,23 @@ fn interim_responses_come_in_order(engine: Engine) {
 }
 
 /// RFC 9110 section 15.2: an HTTP/1.0 client knows no 1xx.
+fn so_many_interim_responses_and_no_more(engine: Engine) {
+    const MOST: usize = fastlb::limits::INTERIM_RESPONSES_MAX as usize;
+    for (said, status) in [(MOST, 200), (MOST + 1, 502)] {
+        let interim = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(said);
+        let origin = Origin::answering(move |_| [&interim[..], &ok(b"final")].concat());
+        let proxy = Proxy::before(engine, &origin);
+        let mut client = Client::connect(proxy.address);
+        client.send(get("/"));
+        for _ in 0..MOST {
+            client.response().expect_status(102);
+        }
+        client.response().expect_status(status);
+        drop((client, origin));
+        proxy.finish();
+    }
+}
+
 /// What is wrong with the request is found while the client has room for a part of what it was to
 /// be told before.
 fn nothing_follows_half_an_interim_response(engine: Engine) {
