@@ -8,7 +8,7 @@ use self::seen::Seen;
 pub(super) use self::target::Target;
 pub use self::upgrade::answer;
 pub(super) use self::upgrade::protocols;
-use super::field::{Name, list};
+use super::field::{Name, is_token, list};
 use super::head::{BadHead, RequestHead, ResponseHead, Version};
 
 mod seen;
@@ -187,7 +187,8 @@ pub fn request(head: &RequestHead<'_, '_>) -> Result<RequestPlan, BadHead> {
 
 /// Whether credentials are of a scheme that authenticates a connection and not a request.
 fn is_of_connection(credentials: &[u8]) -> bool {
-    let scheme = credentials.split(|&byte| byte == b' ').next();
+    // A backend may take more than the one space of RFC 9110 section 11.4 for its end.
+    let scheme = credentials.split(|&byte| !is_token(byte)).next();
     scheme.is_some_and(|scheme| {
         scheme.eq_ignore_ascii_case(b"Negotiate") || scheme.eq_ignore_ascii_case(b"NTLM")
     })

@@ -229,7 +229,7 @@ fn an_authenticated_connection_serves_nobody_else(engine: Engine) {
         }
     });
     let proxy = Proxy::before(engine, &origin);
-    for credentials in ["NTLM a", "negotiate b", "Basic c"] {
+    for credentials in ["NTLM a", "negotiate b", "NTLM\tc", "Basic d"] {
         let (mut user, mut other) = (
             Client::connect(proxy.address),
             Client::connect(proxy.address),
