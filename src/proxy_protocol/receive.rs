@@ -48,8 +48,8 @@ pub(crate) async fn introduce<I: Io>(
         }
     };
     let told = match origin {
-        // An unspecified address is nobody's: the sender does not know its client.
-        Origin::Client(ends) if !ends.source().ip().is_unspecified() => Some(ends),
+        // An unspecified address, mapped or not, is nobody's: the sender does not know its client.
+        Origin::Client(ends) if !ends.source().ip().to_canonical().is_unspecified() => Some(ends),
         Origin::Client(_) | Origin::Local | Origin::Unknown => None,
     };
     let preface = gateway.options.proxy.send.map(|version| {

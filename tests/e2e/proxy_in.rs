@@ -89,6 +89,7 @@ fn without_a_client_it_is_the_peer(engine: Engine) {
         b"PROXY UNKNOWN\r\n".to_vec(),
         b"PROXY UNKNOWN 192.0.2.1 198.51.100.7 1111 80\r\n".to_vec(),
         b"PROXY TCP6 :: ::1 1111 80\r\n".to_vec(),
+        b"PROXY TCP6 ::ffff:0.0.0.0 2001:db8::1 1111 80\r\n".to_vec(),
         b"PROXY TCP4 0.0.0.0 198.51.100.7 1111 80\r\n".to_vec(),
         v2(0x20, 0x00, b""),
         v2(0x20, 0x11, &V4),
