@@ -203,7 +203,7 @@ pub struct ResponsePlan {
     pub version: Version,
     /// How the response's body is delimited.
     pub framing: Framing,
-    /// Whether the backend keeps its connection.
+    /// Whether the backend keeps its connection, and can be believed to be in step.
     pub keep_alive: bool,
     /// The length that the head names. Where there is no body (HEAD, 304), that is the length of
     /// the body that a GET would have had, and it goes on to the client.
@@ -238,20 +238,21 @@ pub fn response(head: &ResponseHead<'_, '_>, method: Method) -> Result<ResponseP
         seen.note(Name::of(field.name), field.value)?;
     }
     let named = seen.framing(head.version)?;
+    // A coding is forbidden here, and a length too (RFC 9112 section 6.1, RFC 9110 section 8.6).
+    // Who announces a body may send one, which would be the answer to the next request.
+    let never_has_one = matches!(head.status, 100..200 | 204);
+    let in_step = !never_has_one || named.is_none_or(Framing::is_empty);
     let framing = match head.status {
-        100..200 | 204 | 304 => Framing::None,
-        _ if method == Method::Head => Framing::None,
+        _ if never_has_one || method == Method::Head => Framing::None,
+        304 => Framing::None,
         _ => named.unwrap_or(Framing::Close),
     };
     Ok(ResponsePlan {
         status: head.status,
         version: head.version,
         framing,
-        keep_alive: framing != Framing::Close && seen.keeps_alive(head.version),
-        // In these two a length is forbidden (RFC 9110 section 8.6), so it is not passed on.
-        length_field: seen
-            .length
-            .filter(|_| !matches!(head.status, 100..200 | 204)),
+        keep_alive: in_step && framing != Framing::Close && seen.keeps_alive(head.version),
+        length_field: seen.length.filter(|_| !never_has_one),
         names_fields: seen.names_fields,
     })
 }

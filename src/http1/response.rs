@@ -188,11 +188,14 @@ impl<'a, I: Io> Reception<'a, I> {
     /// Relays interim responses and stops behind the head of the final one, which is in the
     /// parcel by then.
     async fn final_head(&mut self) -> Result<(ResponsePlan, Delivery), Cause> {
+        let mut in_step = true;
         for interim in 0..=limits::INTERIM_RESPONSES_MAX {
             let span = self.head(interim > 0).await?;
-            let (plan, delivery) = self.translate(span)?;
+            let (mut plan, delivery) = self.translate(span)?;
             self.upstream.inbox.consume(span.end);
+            in_step &= plan.keep_alive;
             if !plan.is_interim() {
+                plan.keep_alive = in_step;
                 return Ok((plan, delivery));
             }
             if interim == limits::INTERIM_RESPONSES_MAX {
