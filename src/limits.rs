@@ -211,8 +211,8 @@ pub const STALE_MS_MAX: u64 = 500;
 /// Ticks after which a pipe that nobody needed is closed.
 pub const PIPE_IDLE_TICKS: u32 = 5;
 
-/// Ticks without an error behind which accepting is said to be well again: one that comes and goes
-/// is not told each time.
+/// Ticks without an error behind which an accept shows that accepting is well again: an error that
+/// comes and goes is not told each time.
 pub const ACCEPT_FAILING_TICKS: u32 = 20;
 
 /// Entries of a worker's submission queue.

@@ -62,8 +62,8 @@ pub(crate) struct Door {
     limit: Arc<ConnectionLimit>,
     counters: Arc<WorkerCounters>,
     closing: Cell<bool>,
-    /// Ticks until accepting is taken to be well again; 0 where it is.
-    failing_ticks: Cell<u32>,
+    /// Ticks until an accept shows that accepting is well again; `None` where it is.
+    failing_ticks: Cell<Option<u32>>,
     /// A connection of this worker ended, the tick came, or the door closes.
     changed: Notify,
 }
@@ -94,7 +94,7 @@ impl Door {
             limit,
             counters,
             closing: Cell::new(false),
-            failing_ticks: Cell::new(0),
+            failing_ticks: Cell::new(None),
             changed: Notify::new(),
         })
     }
@@ -109,10 +109,8 @@ impl Door {
     pub(crate) fn tick(&self) {
         self.limit.say_room();
         let failing_ticks = self.failing_ticks.get();
-        self.failing_ticks.set(failing_ticks.saturating_sub(1));
-        if failing_ticks == 1 {
-            info!("new connections are accepted again");
-        }
+        let left = failing_ticks.map(|ticks| ticks.saturating_sub(1));
+        self.failing_ticks.set(left);
         self.changed.notify_waiters();
     }
 
@@ -167,8 +165,17 @@ impl Door {
 
     /// Says, once for as long as it goes on, that who comes now has to wait.
     fn say_failing(&self, error: &io::Error) {
-        if self.failing_ticks.replace(limits::ACCEPT_FAILING_TICKS) == 0 {
+        let ticks = Some(limits::ACCEPT_FAILING_TICKS);
+        if self.failing_ticks.replace(ticks).is_none() {
             warn!("cannot accept: {error}: new connections wait until that is over");
+        }
+    }
+
+    /// Says that it is over, once somebody was accepted who shows it.
+    fn say_well(&self) {
+        if self.failing_ticks.get() == Some(0) {
+            self.failing_ticks.set(None);
+            info!("new connections are accepted again");
         }
     }
 
@@ -196,6 +203,7 @@ impl Door {
         self.limit.open.fetch_add(1, Ordering::Relaxed);
         self.counters.active.raise();
         self.counters.accepted.add(1);
+        self.say_well();
         Guest(self.clone())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Client, Engine, Origin, Proxy, eventually, get, now};
+use crate::support::{Client, Engine, Origin, Proxy, eventually, get, now, pause};
 
 on_both_engines! {
     who_finds_no_room_waits_for_it,
@@ -90,9 +90,13 @@ fn it_says_that_it_cannot_accept(engine: Engine) {
     for client in &mut waiting {
         client.get("/").expect_status(200);
     }
-    eventually("the end of it", || {
-        said("new connections are accepted again")
-    });
+    let ticks = u64::from(fastlb::limits::ACCEPT_FAILING_TICKS);
+    // As long as it may take before that is believed.
+    pause(Duration::from_millis((ticks + 5) * fastlb::limits::TICK_MS));
+    let well = "new connections are accepted again";
+    assert!(!said(well), "nobody has come since");
+    Client::connect(proxy.address).get("/").expect_status(200);
+    eventually("the end of it", || said(well));
     drop((waiting, origin));
     proxy.finish();
 }
