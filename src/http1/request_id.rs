@@ -44,8 +44,9 @@ pub(crate) type RequestId = ArrayVec<u8, REQUEST_ID_BYTES_MAX>;
 #[derive(Debug, Default)]
 pub(crate) struct RequestNames {
     ids: RequestIds,
-    /// From the system's source of random numbers, once a worker. What is counted up is hashed with
-    /// each of them, so that no two workers make the same name, and nobody can tell the next.
+    /// The first is from the system's source of random numbers, once a thread, and the second is
+    /// the next after it: that is how std makes them. What is counted up is hashed with each, so
+    /// that no two workers make the same name, and who has seen some cannot tell the next.
     keys: [RandomState; 2],
     made: Cell<u64>,
 }
