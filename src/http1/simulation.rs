@@ -320,6 +320,7 @@ impl<const ATTENDED: bool> Run<ATTENDED> {
         assert_eq!(gateway.wheel.deadlines(), 0, "deadlines");
         assert_eq!(self.counters.active.read(), 0, "sessions");
         self.balancer.settle();
+        ledger::judge_reuse(&self.world, ledger::is_request);
         self.ledger.judge_parties(&self.scenario);
         Sums::from([
             ("-- runs", 1),

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub(crate) use host::{Dial, Host};
 pub(crate) use wire::{Deeds, End};
-pub(crate) use world::{Fault, Network, World};
+pub(crate) use world::{Fault, Network, Sent, World};
 
 use super::{Address, BufferOptions, BulkTurn, Chunk, ChunkSize, Expect, Io, Parcel, Pipe, Usage};
 use operation::{Operation, RecvOutput};

@@ -211,7 +211,7 @@ impl Backend {
             world.executor.sleep(think_ms).await;
             then = self.respond(&ask, end, false).await;
         }
-        if then == Then::Keep && world.happens(faults / 3) {
+        if then == Then::Keep && world.happens(self.scenario.unasked_per_mille) {
             world.count("backend sends unasked");
             let pause_ms = world.between(0, 30);
             world.executor.sleep(pause_ms).await;

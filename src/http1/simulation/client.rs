@@ -115,7 +115,7 @@ impl Client {
             parties: asks.iter().map(party).collect(),
             asks,
             mood,
-            pipelines: self.world.happens(300),
+            pipelines: self.world.happens(self.scenario.pipelines_per_mille),
             answered: Cell::new(0),
             continued: Cell::new(false),
             switched: Cell::new(false),
@@ -337,7 +337,7 @@ impl Client {
     }
 
     async fn read_all(&self, talk: &Conversation) {
-        let mut reader = Reader::new(&talk.end);
+        let mut reader = Reader::slow(&talk.end, self.scenario.read_pause_ms_max);
         for (index, ask) in talk.asks.iter().enumerate() {
             let last = index + 1 == talk.asks.len();
             if last && talk.mood == Mood::StallsReading {

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::fleet::Control;
 use super::scenario::{PROXIED, Scenario};
-use super::verdict::{Transcript, judge_answers, judge_requests, next_request, speaks_on};
+use super::verdict::{
+    Transcript, answer_bytes, judge_answers, judge_requests, next_request, speaks_on,
+};
 use super::{Run, front};
 use crate::io::sim::{End, Host, World};
 use crate::proxy_protocol::{Version, parse};
@@ -26,6 +28,8 @@ pub(super) const ANSWER: &[u8] = b"an answer";
 /// Milliseconds that somebody is waited for. All bytes of a run come in less, and most runs end
 /// by such a wait, so that a longer one costs their time.
 const PATIENCE_MS: u64 = 1_000;
+/// Most milliseconds that a hostile backend takes its time, before it answers or behind that.
+const HESITATION_MS_MAX: u64 = 30;
 /// Milliseconds that a connection is kept without a request.
 const IDLE_MS: u64 = 300;
 
@@ -138,7 +142,7 @@ fn play<const ATTENDED: bool>(seed: u64, plot: Plot) {
         .block_on(live(run, control, plot.clone(), transcript.clone()));
     ended.unwrap_or_else(|hang| panic!("{hang:?}"));
     match plot.hostile_backend {
-        true => judge_answers(&plot, &transcript),
+        true => judge_answers(&world, &plot, &transcript),
         false => judge_requests(&plot, &transcript),
     }
 }
@@ -186,19 +190,24 @@ async fn live<const ATTENDED: bool>(
     };
     let hosts = (0..run.scenario.backends).map(bind).collect();
     let listener = run.open(control, hosts);
-    ask(&world, &plot, &transcript.received).await;
+    let pause_ms_max = run.scenario.read_pause_ms_max;
+    ask(&world, &plot, &transcript.received, pause_ms_max).await;
     run.close(listener).await;
 }
 
-/// The client: says what it has to say, and hears all.
-async fn ask(world: &Rc<World>, plot: &Plot, received: &RefCell<Vec<u8>>) {
+/// The client: says what it has to say, and hears all, in its own time.
+async fn ask(world: &Rc<World>, plot: &Plot, received: &RefCell<Vec<u8>>, pause_ms_max: u64) {
     let client = world.clone().visit(front()).await;
     let client = client.expect("the worker listens");
     let (now, mut then) = plot.speech();
     let closes = plot.closes && !plot.hostile_backend;
     let closes_now = closes && then.is_empty();
     world.executor.spawn(send(client.clone(), now, closes_now));
-    while let Ok(bytes @ [_, ..]) = client.read(READ_BYTES).await.as_deref() {
+    loop {
+        let read = client.read_slowly(READ_BYTES, pause_ms_max).await;
+        let Ok(bytes @ [_, ..]) = read.as_deref() else {
+            return;
+        };
         received.borrow_mut().extend_from_slice(bytes);
         if !then.is_empty() && speaks_on(plot, &received.borrow()) {
             let then = std::mem::take(&mut then);
@@ -288,10 +297,11 @@ impl Backend {
                 bytes.drain(..length);
                 let offer = got.offers.clone().filter(|_| self.plot.switches);
                 let (serial, is_head) = (self.transcript.got.borrow().len(), got.method == b"HEAD");
+                let hesitates_at = answer_bytes(&self.plot.bytes, &got.method);
                 self.transcript.got.borrow_mut().push(got);
                 if self.plot.hostile_backend {
                     if !std::mem::replace(&mut asked, true) {
-                        self.speak();
+                        self.speak(hesitates_at);
                     }
                 } else if let Some(offer) = offer {
                     let is_early = !bytes.is_empty() || self.end.has_unread();
@@ -315,7 +325,7 @@ impl Backend {
     /// Says what is no protocol that is known, and hears all.
     async fn flow(&self) {
         match self.plot.hostile_backend {
-            true => self.speak(),
+            true => self.speak(0),
             false => drop(self.end.write(ANSWER).await),
         }
         let mut bytes = Vec::new();
@@ -325,10 +335,22 @@ impl Backend {
         }
     }
 
-    /// Sends the hostile bytes, whatever comes meanwhile.
-    fn speak(&self) {
-        let sending = send(self.end.clone(), self.plot.bytes.clone(), self.plot.closes);
-        self.end.world.executor.spawn(sending);
+    /// Sends the hostile bytes, whatever comes meanwhile, after some time: all, or those behind so
+    /// many that go at once.
+    fn speak(&self, answer_bytes: usize) {
+        let (end, plot) = (self.end.clone(), self.plot.clone());
+        self.end.world.executor.spawn(async move {
+            let world = &end.world;
+            let (mut first, mut rest) = plot.bytes.split_at(answer_bytes);
+            if world.happens(500) {
+                (first, rest) = (&[], &plot.bytes);
+            }
+            if end.write(first).await.is_ok() {
+                let pause_ms = world.between(0, HESITATION_MS_MAX);
+                world.executor.sleep(pause_ms).await;
+                send(end.clone(), rest.to_vec(), plot.closes).await;
+            }
+        });
     }
 }
 

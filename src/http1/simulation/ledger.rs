@@ -8,7 +8,7 @@ use super::fleet::NOBODY_UP;
 use super::flow::Party;
 use super::message::{Lost, Shape};
 use super::scenario::RETRIES_MAX;
-use crate::io::sim::{Fault, World};
+use crate::io::sim::{Fault, Sent, World};
 
 /// Why a backend may not have been reached.
 pub(super) const REFUSALS: [Fault; 4] = [
@@ -278,22 +278,39 @@ impl Ledger {
     /// having been idle.
     fn may_be_lost(&self, ask: &Ask) -> bool {
         let path = format!(" /s/{} ", ask.serial);
-        let is_request = |begin: &[u8]| memchr::memmem::find(begin, b" /s/").is_some();
-        let is_ours = |begin: &[u8]| memchr::memmem::find(begin, path.as_bytes()).is_some();
+        let is_ours = |sent: &Sent| memchr::memmem::find(&sent.begin, path.as_bytes()).is_some();
         let sends = self.world.sends.borrow();
-        let last = sends.iter().rposition(|(_, begin)| is_ours(begin));
-        let Some(last) = last else {
+        let Some(last) = sends.iter().rposition(is_ours) else {
             return false;
         };
-        let connection = sends[last].0;
-        let before = &sends[..last];
-        let fresh = !before
-            .iter()
-            .any(|(other, begin)| *other == connection && is_request(begin));
+        let connection = sends[last].connection;
+        let mut before = sends[..last].iter();
+        let fresh = !before.any(|sent| sent.connection == connection && is_request(sent));
         let broken = self.broken.borrow().contains(&connection);
         if ask.is_idempotent() && ask.body == Shape::None {
             return fresh && broken;
         }
         broken || !fresh
+    }
+}
+
+/// Whether a send begins with a request of a client.
+pub(super) fn is_request(sent: &Sent) -> bool {
+    memchr::memmem::find(&sent.begin, b" /s/").is_some()
+}
+
+/// A connection on which something came behind a response, be it the end, serves no other request.
+/// What comes in the millisecond in which that is sent cannot be told from its answer.
+pub(super) fn judge_reuse(world: &World, is_request: impl Fn(&Sent) -> bool) {
+    let mut used = BTreeSet::new();
+    let sends = world.sends.borrow();
+    for sent in sends.iter().filter(|sent| is_request(sent)) {
+        let reused = !used.insert(sent.connection);
+        assert!(
+            !(reused && sent.neglects),
+            "something had come over connection {} before {}",
+            sent.connection,
+            sent.begin.escape_ascii()
+        );
     }
 }

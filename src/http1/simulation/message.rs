@@ -37,6 +37,8 @@ pub(super) struct Lost {
 pub(super) struct Reader {
     end: Rc<End>,
     bytes: Vec<u8>,
+    /// Most milliseconds that it takes its time before each read.
+    pause_ms_max: u64,
 }
 
 impl Message {
@@ -87,9 +89,15 @@ impl Message {
 
 impl Reader {
     pub(super) fn new(end: &Rc<End>) -> Self {
+        Self::slow(end, 0)
+    }
+
+    /// One that pauses before each read, for up to so many milliseconds.
+    pub(super) fn slow(end: &Rc<End>, pause_ms_max: u64) -> Self {
         Self {
             end: end.clone(),
             bytes: Vec::new(),
+            pause_ms_max,
         }
     }
 
@@ -115,7 +123,7 @@ impl Reader {
 
     /// Waits for more bytes.
     pub(super) async fn fill(&mut self) -> Result<(), Lost> {
-        let read = self.end.read(READ_BYTES).await;
+        let read = self.end.read_slowly(READ_BYTES, self.pause_ms_max).await;
         let (empty, reset) = (self.bytes.is_empty(), self.end.was_reset());
         match read {
             Ok(bytes) if !bytes.is_empty() => {

@@ -26,6 +26,8 @@ const LEAST: MinRate = MinRate {
     bytes_per_s: 2,
     window: Duration::from_millis(2_000),
 };
+/// What connections hold each way where clients read slowly.
+const SLOW_BYTES: usize = 200;
 /// Most other backends that a request may go to.
 pub(super) const RETRIES_MAX: u32 = 2;
 
@@ -47,7 +49,13 @@ pub(super) struct Scenario {
     pub(super) backend_faults_per_mille: u32,
     pub(super) idle_closes_per_mille: u32,
     pub(super) early_per_mille: u32,
+    /// Of a thousand answers behind which a connection is kept, those that something follows.
+    pub(super) unasked_per_mille: u32,
     pub(super) client_faults_per_mille: u32,
+    /// Of a thousand clients, those that do not wait for an answer before they ask again.
+    pub(super) pipelines_per_mille: u32,
+    /// Most milliseconds that clients take their time before each read.
+    pub(super) read_pause_ms_max: u64,
     /// Of a thousand GETs, those that ask for another protocol.
     pub(super) upgrades_per_mille: u32,
     /// Backends come and go.
@@ -116,15 +124,13 @@ impl Scenario {
                 _ => rng.u64(1..=6),
             },
             requests_max: rng.u64(1..=6),
-            body_bytes_max: if trickles {
-                60
-            } else {
-                pick(rng, &[0, 100, 3_000])
+            body_bytes_max: match trickles {
+                true => 60,
+                false => pick(rng, &[0, 100, 3_000]),
             },
-            large_body_bytes_max: if trickles {
-                500
-            } else {
-                pick(rng, &[100, 10_000, 150_000])
+            large_body_bytes_max: match trickles {
+                true => 500,
+                false => pick(rng, &[100, 10_000, 150_000]),
             },
             think_ms_max: pick(rng, &[0, 5, 100]),
             arrivals_ms_max: pick(rng, &[0, 20, 300]),
@@ -132,6 +138,9 @@ impl Scenario {
             idle_closes_per_mille,
             early_per_mille: pick(rng, &[0, 100, 500]),
             client_faults_per_mille,
+            read_pause_ms_max: 0,
+            pipelines_per_mille: 300,
+            unasked_per_mille: backend_faults_per_mille / 3,
             upgrades_per_mille: pick(rng, &[0, 100, 600]),
             moody,
             judge: judge(rng),
@@ -148,7 +157,22 @@ impl Scenario {
             keep_alive_requests: pick(rng, &[None, None, Some(1), Some(3)]),
             ..ClientLimits::default()
         });
+        scenario.slow_clients_down(trickles, rng);
         scenario
+    }
+
+    /// Has responses wait for their clients, who ask again meanwhile, and backends go on then: in
+    /// half of the runs, and not where all comes byte by byte, which would take too long.
+    fn slow_clients_down(&mut self, trickles: bool, rng: &mut fastrand::Rng) {
+        if trickles || !rng.bool() {
+            return;
+        }
+        self.read_pause_ms_max = pick(rng, &[1, 5]);
+        self.unasked_per_mille = pick(rng, &[0, 500]);
+        self.pipelines_per_mille = 900;
+        self.think_ms_max = 0;
+        self.body_bytes_max = 3_000;
+        self.network.capacity_bytes = self.network.capacity_bytes.min(SLOW_BYTES);
     }
 
     /// Whom backends are told to be serving.

@@ -241,3 +241,40 @@ fn what_comes_behind_a_switch_of_protocols_holds_no_chunk() {
         assert_eq!(heard, b"hello");
     });
 }
+
+/// While a client takes its time with a response, its backend says more, or closes.
+#[test]
+fn what_came_behind_a_response_that_a_client_reads_slowly_answers_nothing() {
+    const ANSWER: &str = "HTTP/1.1 200 Fine\r\nContent-Length: 300\r\n\r\n";
+    for closes in [false, true] {
+        Stage::play(0, 200, async |stage: Stage| {
+            stage.say("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            stage
+                .say("POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+                .await;
+            let end = stage.backend.next().await.expect("it is connected to");
+            let mut requests = Reader::new(&end);
+            requests.head().await.expect("the first request comes");
+            say(&end, ANSWER).await;
+            say(&end, &"x".repeat(300)).await;
+            stage.pause().await;
+            if closes {
+                end.half_close();
+            } else {
+                say(&end, "HTTP/1.1 204 Unasked\r\n\r\n").await;
+            }
+            stage.pause().await;
+            let mut answers = Reader::new(&stage.client);
+            let head = answers.head().await.expect("an answer comes");
+            let read = answers.body(head.shape(Shape::None), &mut Vec::new()).await;
+            read.expect("it is whole");
+            let other = stage.world.within(20, stage.backend.next()).await;
+            let other = other.flatten().expect("another connection is made");
+            let mut requests = Reader::new(&other);
+            requests.head().await.expect("the second request comes");
+            say(&other, "HTTP/1.1 204 Fine\r\n\r\n").await;
+            let head = answers.head().await.expect("an answer comes");
+            assert!(head.start.ends_with(" 204 Fine"), "{head:?}");
+        });
+    }
+}

@@ -2,8 +2,12 @@
 
 use std::cell::RefCell;
 
+use memchr::memmem::Finder;
+
 use super::hostile::{ANSWER, Plot};
+use super::ledger::judge_reuse;
 use super::scenario::{PEER, PROXIED};
+use crate::io::sim::{Sent, World};
 use crate::proxy_protocol::{Origin, parse};
 use strict::{Ending, Field, Read};
 
@@ -179,7 +183,7 @@ fn field<'a>(fields: &'a [Field], name: &str) -> Option<&'a [u8]> {
 
 /// Each answer that the client has whole is what the backend said that got the request last, or one
 /// of our own.
-pub(super) fn judge_answers(plot: &Plot, transcript: &Transcript) {
+pub(super) fn judge_answers(world: &World, plot: &Plot, transcript: &Transcript) {
     let (got, received) = (transcript.got.borrow(), transcript.received.borrow());
     if plot.tcp {
         assert_eq!(*received, plot.bytes);
@@ -188,6 +192,11 @@ pub(super) fn judge_answers(plot: &Plot, transcript: &Transcript) {
     for got in got.iter().filter(|_| !plot.switches) {
         let client = if plot.proxied { PROXIED } else { PEER };
         assert_eq!(got.client, client.as_bytes());
+    }
+    if !plot.switches {
+        let targets = [" /0 ", " /1 ", " /2 "].map(Finder::new);
+        let is_request = |sent: &Sent| targets.iter().any(|at| at.find(&sent.begin).is_some());
+        judge_reuse(world, is_request);
     }
     let mut at = 0;
     for (number, request) in plot.requests().iter().enumerate() {
@@ -260,6 +269,14 @@ fn said(plot: &Plot, got: &[Got], asked: &Got) -> Option<(u16, Vec<u8>)> {
         }
     }
     None
+}
+
+/// Bytes of the answer that a hostile backend begins with; none where that is not whole.
+pub(super) fn answer_bytes(bytes: &[u8], method: &[u8]) -> usize {
+    match final_response(bytes, method) {
+        Read::Whole(_, length) => length,
+        Read::Partial | Read::Bad(_) => 0,
+    }
 }
 
 /// A response whose body ends with the connection.

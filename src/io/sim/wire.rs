@@ -7,7 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::world::World;
+use super::world::{Sent, World};
 
 /// Bytes of a send that are remembered.
 const NOTED_BYTES: usize = 48;
@@ -53,6 +53,8 @@ struct Pipe {
     unread: bool,
     /// The reset has come: nothing can be written.
     broken: bool,
+    /// When the next thing to read came: bytes, or what comes behind them.
+    came_ms: u64,
     /// When the next read may bring something, once that was decided.
     readable_at_ms: Option<u64>,
     reader: Option<Waker>,
@@ -142,7 +144,7 @@ impl End {
         self.tell("half-close", &[]);
         let mut outbound = self.outbound.borrow_mut();
         if outbound.tail == Tail::Open {
-            outbound.tail = Tail::Fin;
+            outbound.finish(&self.world);
             self.moves();
         }
         outbound.wake();
@@ -160,8 +162,21 @@ impl End {
     pub(super) fn note_send(&self, lead: &[u8]) {
         if self.watched.get() {
             let begin = lead[..lead.len().min(NOTED_BYTES)].to_vec();
-            self.world.sends.borrow_mut().push((self.connection, begin));
+            self.world.sends.borrow_mut().push(Sent {
+                connection: self.connection,
+                begin,
+                neglects: self.has_neglected(),
+            });
         }
+    }
+
+    /// Whether something to read, be it the end, was there before the clock last moved, and was
+    /// not late: whoever waited for it has had it, and whoever looks finds it.
+    fn has_neglected(&self) -> bool {
+        let pipe = self.inbound.borrow();
+        let is_readable = !pipe.bytes.is_empty() || pipe.tail != Tail::Open;
+        let since_ms = pipe.came_ms.max(pipe.readable_at_ms.unwrap_or(0));
+        is_readable && since_ms < self.world.executor.now_ms()
     }
 
     /// Cancels everything that is under way on this end.
@@ -200,6 +215,8 @@ impl End {
     pub(crate) fn read_some(&self, into: &mut [u8]) -> io::Result<usize> {
         let mut pipe = self.inbound.borrow_mut();
         pipe.readable_at_ms = None;
+        // What this leaves is the same as what comes right behind it.
+        pipe.came_ms = self.world.executor.now_ms();
         self.moves();
         if pipe.bytes.is_empty() {
             self.tell(
@@ -258,6 +275,7 @@ impl End {
             return Poll::Pending;
         }
         let length = self.piece(most);
+        pipe.comes(&self.world);
         pipe.bytes.extend(&bytes[..length]);
         self.tell("write", &bytes[..length]);
         self.moves();
@@ -286,6 +304,15 @@ impl End {
         Ok(bytes)
     }
 
+    /// As [`End::read`], behind a pause of up to so many milliseconds.
+    pub(crate) async fn read_slowly(&self, most: usize, pause_ms_max: u64) -> io::Result<Vec<u8>> {
+        if pause_ms_max > 0 {
+            let pause_ms = self.world.between(0, pause_ms_max);
+            self.world.executor.sleep(pause_ms).await;
+        }
+        self.read(most).await
+    }
+
     /// Writes as an actor of the run does.
     pub(crate) async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
@@ -297,6 +324,18 @@ impl End {
 }
 
 impl Pipe {
+    /// Something comes behind what is there.
+    fn comes(&mut self, world: &World) {
+        if self.bytes.is_empty() {
+            self.came_ms = world.executor.now_ms();
+        }
+    }
+
+    fn finish(&mut self, world: &World) {
+        self.comes(world);
+        self.tail = Tail::Fin;
+    }
+
     fn wake(&mut self) {
         for waker in [self.reader.take(), self.writer.take()] {
             waker.into_iter().for_each(Waker::wake);
@@ -312,6 +351,7 @@ impl Pipe {
             self.bytes.truncate(kept);
         }
         if lost || self.tail == Tail::Open {
+            self.comes(world);
             self.tail = Tail::Reset;
             self.untold = true;
             world.resets.borrow_mut().insert(connection);
@@ -341,7 +381,7 @@ impl Drop for End {
             inbound.bytes.clear();
             outbound.reset(&self.world, self.connection);
         } else if outbound.tail == Tail::Open {
-            outbound.tail = Tail::Fin;
+            outbound.finish(&self.world);
         }
         inbound.wake();
         outbound.wake();

@@ -48,6 +48,15 @@ impl Default for Network {
 /// What was done to the worker, to be counted by kind.
 pub(crate) type Fault = &'static str;
 
+/// A send that the worker began.
+pub(crate) struct Sent {
+    pub(crate) connection: u64,
+    /// Its first bytes.
+    pub(crate) begin: Vec<u8>,
+    /// There was something to read on the connection, of which the worker could have known.
+    pub(crate) neglects: bool,
+}
+
 pub(crate) struct World {
     pub(crate) executor: Executor,
     pub(crate) rng: RefCell<fastrand::Rng>,
@@ -55,8 +64,8 @@ pub(crate) struct World {
     loud: bool,
     pub(crate) operations: Cell<usize>,
     pub(crate) chunk_waits: Cell<u64>,
-    /// What each send over a connection that the worker made began with, in order.
-    pub(crate) sends: RefCell<Vec<(u64, Vec<u8>)>>,
+    /// Each send over a connection that the worker made, in order.
+    pub(crate) sends: RefCell<Vec<Sent>>,
     pub(crate) faults: RefCell<BTreeMap<Fault, u64>>,
     /// Connections that a reset ended for one of its sides, and no FIN.
     pub(crate) resets: RefCell<BTreeSet<u64>>,
