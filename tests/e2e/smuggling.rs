@@ -11,8 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::conformance;
 use crate::support::{Engine, Message, Origin, PATIENCE, Proxy, answer, read_to_end};
+use answers::{field, final_response, is_refused};
 use strict::{Read, Request};
 
+#[path = "../../fuzz/src/answers.rs"]
+mod answers;
 #[path = "../../fuzz/src/strict.rs"]
 mod strict;
 
@@ -194,28 +197,19 @@ fn judge(sent: &[u8], found: &[Message], received: &[u8]) -> Result<bool, String
         };
         sent_at += length;
         same(&request, &body, found)?;
-        let (head, length) = final_answer(&received[received_at..], found.head.method())?;
+        let answer = final_response(&received[received_at..], &request.method);
+        let Read::Whole((head, _), length) = answer else {
+            return Err(format!(
+                "{:?} has no whole answer: {answer:?}",
+                found.head.start
+            ));
+        };
         received_at += length;
-        let said = value(&head, "x-serial");
-        if said != Some(serial.to_string().as_bytes()) {
+        if field(&head.fields, "x-serial") != Some(serial.to_string().as_bytes()) {
             return Err(format!("the answer to {:?} is {head:?}", found.head.start));
         }
     }
-    // What follows is the proxy's own, and the last.
-    let rest = &received[received_at..];
-    if rest.is_empty() {
-        return Ok(false);
-    }
-    let blank = |byte: &&u8| matches!(byte, b'\r' | b'\n');
-    sent_at += sent[sent_at..].iter().take_while(blank).count();
-    let is_head = sent[sent_at..].starts_with(b"HEAD ");
-    let method = if is_head { "HEAD" } else { "GET" };
-    let (head, length) = final_answer(rest, method)?;
-    match value(&head, "x-serial") {
-        Some(_) => Err("an answer too many".to_owned()),
-        None if length < rest.len() => Err("something behind a refusal".to_owned()),
-        None => Ok(true),
-    }
+    is_refused(&sent[sent_at..], &received[received_at..])
 }
 
 fn same(sent: &Request, body: &[u8], found: &Message) -> Result<(), String> {
@@ -231,21 +225,4 @@ fn same(sent: &Request, body: &[u8], found: &Message) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!("{sent:?} with {body:?} became {found:?}")),
     }
-}
-
-/// The answer behind any interim ones, and where it ends.
-fn final_answer(bytes: &[u8], method: &str) -> Result<(strict::Response, usize), String> {
-    let mut at = 0;
-    loop {
-        match strict::response(&bytes[at..], method.as_bytes()) {
-            Read::Whole((head, _), length) if head.status < 200 => at += length,
-            Read::Whole((head, _), length) => return Ok((head, at + length)),
-            other => return Err(format!("no whole answer to a {method}: {other:?}")),
-        }
-    }
-}
-
-fn value<'a>(head: &'a strict::Response, name: &str) -> Option<&'a [u8]> {
-    let field = head.fields.iter().find(|field| field.name == name);
-    field.map(|field| &field.value[..])
 }

@@ -66,6 +66,9 @@ impl Hasty {
         let [listener, others @ ..] = &self.held[..] else {
             panic!("the first is the listener");
         };
+        // An accept waits for no longer either (socket(7)).
+        let limited = listener.set_read_timeout(Some(PATIENCE));
+        limited.expect("the time is not zero");
         for _ in others {
             listener.accept().expect("it waits in the queue");
         }

@@ -9,8 +9,11 @@ use super::ledger::judge_reuse;
 use super::scenario::{PEER, PROXIED};
 use crate::io::sim::{Sent, World};
 use crate::proxy_protocol::{Origin, parse};
-use strict::{Ending, Field, Read};
+use answers::{field, final_response, is_final, is_refused};
+use strict::{Ending, Read};
 
+#[path = "../../../fuzz/src/answers.rs"]
+mod answers;
 #[path = "../../../fuzz/src/strict.rs"]
 mod strict;
 
@@ -124,7 +127,8 @@ pub(super) fn judge_requests(plot: &Plot, transcript: &Transcript) {
         let is_head = got.method == b"HEAD";
         assert_eq!(body, if is_head { b"" } else { ANSWER });
     }
-    judge_refusal(&sent[sent_at..], &received[received_at..]);
+    let refused = is_refused(&sent[sent_at..], &received[received_at..]);
+    refused.unwrap_or_else(|wrong| panic!("{wrong}: {}", received.escape_ascii()));
 }
 
 /// What a backend got is what the client sent; returns how much of that it is.
@@ -152,33 +156,6 @@ fn judge_origin(origin: Origin, transcript: &Transcript) {
     for got in &*transcript.got.borrow() {
         assert_eq!(got.client.escape_ascii().to_string(), client);
     }
-}
-
-/// Behind the answers of backends there may be one of our own, which is the last. It answers what
-/// was `sent` behind the requests that backends got.
-fn judge_refusal(sent: &[u8], bytes: &[u8]) {
-    if bytes.is_empty() {
-        return;
-    }
-    let blank = |byte: &&u8| matches!(byte, b'\r' | b'\n');
-    let line = &sent[sent.iter().take_while(blank).count()..];
-    let is_head = line.starts_with(b"HEAD ");
-    let method: &[u8] = if is_head { b"HEAD" } else { b"GET" };
-    let Read::Whole((head, body), length) = strict::response(bytes, method) else {
-        panic!("no whole refusal: {}", bytes.escape_ascii());
-    };
-    assert_eq!(length, bytes.len(), "nothing follows a refusal");
-    let serial = field(&head.fields, "x-serial");
-    assert!(serial.is_none(), "an answer too many");
-    assert!(head.status >= 400 || head.status == 200);
-    assert!(is_head || body.starts_with(b"fastlb: "), "it says why");
-}
-
-fn field<'a>(fields: &'a [Field], name: &str) -> Option<&'a [u8]> {
-    let mut named = fields.iter().filter(|field| field.name == name);
-    let value = named.next().map(|field| &field.value[..]);
-    assert!(named.next().is_none(), "{name} stands there twice");
-    value
 }
 
 /// Each answer that the client has whole is what the backend said that got the request last, or one
@@ -291,20 +268,4 @@ fn until_close(mut bytes: &[u8], method: &[u8]) -> Option<(u16, Vec<u8>)> {
             return ends.then(|| (head.status, bytes.to_vec()));
         }
     }
-}
-
-/// The response behind any interim ones, and where it ends.
-fn final_response(bytes: &[u8], method: &[u8]) -> Read<(strict::Response, Vec<u8>)> {
-    let mut at = 0;
-    loop {
-        match strict::response(&bytes[at..], method) {
-            Read::Whole((head, _), length) if !is_final(&head) => at += length,
-            Read::Whole(answer, length) => return Read::Whole(answer, at + length),
-            other => return other,
-        }
-    }
-}
-
-fn is_final(head: &strict::Response) -> bool {
-    head.status >= 200 || head.status == 101
 }
