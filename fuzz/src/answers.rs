@@ -28,14 +28,27 @@ pub(crate) fn field<'a>(fields: &'a [Field], name: &str) -> Option<&'a [u8]> {
     value
 }
 
+fn says_close(head: &Response) -> bool {
+    field(&head.fields, "connection").is_some_and(|said| said.eq_ignore_ascii_case(b"close"))
+}
+
 /// Whether the proxy's own answer follows those of backends, which is the last then. It is to what
-/// was `sent` behind the requests that backends got.
-pub(crate) fn is_refused(sent: &[u8], received: &[u8]) -> Result<bool, String> {
-    if received.is_empty() {
-        return Ok(false);
-    }
+/// was `sent` behind the requests that backends got. A whole request there is answered, unless the
+/// `last` answer of a backend announced the end of the connection.
+pub(crate) fn is_refused(
+    sent: &[u8],
+    last: Option<&Response>,
+    received: &[u8],
+) -> Result<bool, String> {
     let blank = |byte: &&u8| matches!(byte, b'\r' | b'\n');
     let sent = &sent[sent.iter().take_while(blank).count()..];
+    if received.is_empty() {
+        let is_whole = matches!(strict::request(sent), Read::Whole(..));
+        return match is_whole && !last.is_some_and(says_close) {
+            true => Err(format!("no answer to {}", sent.escape_ascii())),
+            false => Ok(false),
+        };
+    }
     let is_head = sent.starts_with(b"HEAD ");
     let method: &[u8] = if is_head { b"HEAD" } else { b"GET" };
     let (head, body) = match final_response(received, method) {

@@ -187,7 +187,7 @@ fn exchange(proxy: &Proxy, sent: &[u8], rng: &mut fastrand::Rng) -> Vec<u8> {
 /// Demands that the origin found what the client sent, in its order, and the client the answer to
 /// each of them. Returns whether the last answer is the proxy's own.
 fn judge(sent: &[u8], found: &[Message], received: &[u8]) -> Result<bool, String> {
-    let (mut sent_at, mut received_at) = (0, 0);
+    let (mut sent_at, mut received_at, mut last) = (0, 0, None);
     for (serial, found) in found.iter().enumerate() {
         while sent[sent_at..].starts_with(b"\r\n") {
             sent_at += 2;
@@ -208,8 +208,9 @@ fn judge(sent: &[u8], found: &[Message], received: &[u8]) -> Result<bool, String
         if field(&head.fields, "x-serial") != Some(serial.to_string().as_bytes()) {
             return Err(format!("the answer to {:?} is {head:?}", found.head.start));
         }
+        last = Some(head);
     }
-    is_refused(&sent[sent_at..], &received[received_at..])
+    is_refused(&sent[sent_at..], last.as_ref(), &received[received_at..])
 }
 
 fn same(sent: &Request, body: &[u8], found: &Message) -> Result<(), String> {

@@ -98,7 +98,7 @@ pub(super) fn judge_requests(plot: &Plot, transcript: &Transcript) {
         assert_eq!(*received, ANSWER);
         return;
     }
-    let (mut sent_at, mut received_at) = (0, 0);
+    let (mut sent_at, mut received_at, mut last) = (0, 0, None);
     for (serial, got) in transcript.got.borrow().iter().enumerate() {
         let from = sent_at;
         sent_at += judge_request(&sent[sent_at..], got);
@@ -126,8 +126,9 @@ pub(super) fn judge_requests(plot: &Plot, transcript: &Transcript) {
         }
         let is_head = got.method == b"HEAD";
         assert_eq!(body, if is_head { b"" } else { ANSWER });
+        last = Some(head);
     }
-    let refused = is_refused(&sent[sent_at..], &received[received_at..]);
+    let refused = is_refused(&sent[sent_at..], last.as_ref(), &received[received_at..]);
     refused.unwrap_or_else(|wrong| panic!("{wrong}: {}", received.escape_ascii()));
 }
 
