@@ -26,7 +26,7 @@ pub(super) struct RequestCase {
     /// The request lines that the backend sees.
     #[serde(default, deserialize_with = "one_or_many")]
     pub(super) line: Vec<Bytes>,
-    /// Fields of the first of them.
+    /// Fields of the first of them, each name with all its values.
     #[serde(default, deserialize_with = "one_or_many")]
     pub(super) has: Vec<String>,
     /// Names of fields that it does not have.
@@ -58,7 +58,7 @@ pub(super) struct ResponseCase {
     /// The statuses of the responses that the client sees, all but the last of them interim.
     #[serde(deserialize_with = "one_or_many")]
     pub(super) status: Vec<u16>,
-    /// Fields of the last of them.
+    /// Fields of the last of them, each name with all its values.
     #[serde(default, deserialize_with = "one_or_many")]
     pub(super) has: Vec<String>,
     /// Names of fields that it does not have.
