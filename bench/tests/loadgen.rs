@@ -140,6 +140,42 @@ fn an_open_loop_hides_no_waiting() {
     assert!(latency("min") >= 100.0, "{result:#}");
     assert!(latency("p50") >= 2_200.0, "{result:#}");
     assert!(latency("max") >= 4_500.0, "{result:#}");
+    // Five or six were sent in their half second, and the others behind its end.
+    assert!(result["late"].as_u64() >= Some(43), "{result:#}");
+    assert!(
+        result["requests_per_s"].as_f64() <= Some(14.0),
+        "{result:#}"
+    );
+
+    let output = run(&["-w", "0s", "-d", "500ms", "-r", "50", "-c", "1", &url]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("of 50 a second were had"), "{text}");
+}
+
+/// Its one request was sent in the warm-up and ran into its time limit in the measurement.
+#[test]
+fn a_target_that_is_silent_since_the_warm_up_fails() {
+    let url = target(|_, _| Ok(()));
+    for pace in [&[][..], &["-r", "20"]] {
+        let flags = [
+            "--json",
+            "-c",
+            "1",
+            "-w",
+            "300ms",
+            "-d",
+            "300ms",
+            "--timeout",
+            "400ms",
+        ];
+        let output = run(&[&flags[..], pace, &[&url]].concat());
+        let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(
+            result["failures"]["timeout"].as_u64() > Some(0),
+            "{result:#}"
+        );
+        assert_eq!(result["requests"], result["failed"], "{result:#}");
+    }
 }
 
 /// What never was sent waited as long as anything did, so it is counted and stands in the

@@ -29,7 +29,8 @@ FOREIGN_PERCENT_MAX = 3
 class Load:
     """What the driver saw. Latencies in microseconds; None is what it did not say."""
 
-    # Those that were answered as expected; the others are in `failures`.
+    # Those that were answered as expected, but for the ones that were sent behind the end of the
+    # measurement: they are no part of its pace or of its CPU time. The others are in `failures`.
     good: int
     seconds: float
     bytes: float
@@ -141,7 +142,7 @@ def use_of_watch(watch: dict) -> Use:
 
 def load_of_loadgen(found: dict) -> Load:
     plan, latency = found["plan"], found["latency_ms"]
-    good = found["good"]
+    good = found["good"] - found.get("good_late", 0)
     return Load(
         good=good,
         seconds=plan["duration_s"],

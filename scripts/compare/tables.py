@@ -5,8 +5,8 @@ from statistics import median
 
 from cases import BYTES_EACH, Case
 from rounds import (BUSY, CPU_US, DRIVER_BUSY, ENGINES, P50, P99, P999, PEERS, REQUESTS_S, RSS,
-                    Figure, Round, engines, failures, idleness, ratio, ratio_to_best, remarks,
-                    spread, use_of_watch)
+                    Figure, Round, engines, failures, idleness, load_of_loadgen, ratio,
+                    ratio_to_best, remarks, spread, use_of_watch)
 
 Subjects = dict[str, list[Round]]
 
@@ -15,7 +15,8 @@ def cpu_alone(round: Round) -> float | None:
     """CPU time per request at the fixed rate, without bulk."""
     alone = round.raw["alone"]
     watch = alone.get("watch")
-    return watch and use_of_watch(watch).cpu * 1e6 / alone["good"]
+    good = load_of_loadgen(alone).good
+    return use_of_watch(watch).cpu * 1e6 / good if watch and good else None
 
 
 CPU_ALONE = Figure(CPU_US.name, cpu_alone, 2)
@@ -78,8 +79,9 @@ def beside(subjects: Subjects) -> str:
         def shown(percentile: str) -> list[str]:
             return [f"{median(r.raw[which]['latency_ms'][percentile] for r in rounds):.2f}"
                     for which in ("alone", "beside")]
-        ratios = [r.raw["beside"]["latency_ms"]["p99"] / r.raw["alone"]["latency_ms"]["p99"]
-                  for r in rounds]
+        # Where nothing was answered there is no latency.
+        ratios = [r.raw["beside"]["latency_ms"]["p99"] / alone for r in rounds
+                  if (alone := r.raw["alone"]["latency_ms"]["p99"])]
         failed = sum(round.failed() for round in rounds)
         bulk = [r.load.bytes / 1e9 / r.load.seconds for r in rounds]
         rows.append([name, *shown("p50"), *shown("p99"), *shown("p99.9"), spread(ratios),
@@ -139,7 +141,7 @@ def killed(subjects: Subjects) -> str:
         back = [row["requests"] for round in rounds for row in round.raw["load"]["backends"]
                 if row["backend"] == "restarted"]
         rows.append([
-            name, engines(rounds), sum(round.load.good for round in rounds),
+            name, engines(rounds), sum(round.raw["load"]["good"] for round in rounds),
             sum(round.failed() for round in rounds), failures(rounds),
             statuses(rounds), f"{median(round.load.p50_us for round in rounds) / 1000:.1f}",
             f"{median(round.load.p999_us for round in rounds) / 1000:.1f}",

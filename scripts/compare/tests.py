@@ -12,7 +12,8 @@ import readme
 from cases import CASES
 from charts import bars
 from report import charts, report
-from rounds import CPU_US, Round, idleness, parse, ratio, ratio_to_best, read, remarks, versions
+from rounds import (CPU_US, REQUESTS_S, Round, idleness, parse, ratio, ratio_to_best, read, remarks,
+                    versions)
 
 SCRIPTS = Path(__file__).resolve().parent
 LATENCY = {"p50": 0.5, "p75": 0.6, "p90": 0.7, "p99": 1.0, "p99.9": 2.0, "max": 3.0,
@@ -111,6 +112,25 @@ class Tests(unittest.TestCase):
         self.assertEqual(ratio(CPU_US, [took("nginx", 1, 1.0)], [ours]), "failures")
         none = took("nginx", 1, 1.0, good=0, received_bytes=0)
         self.assertIsNone(CPU_US.value(none))
+
+    def test_what_was_answered_behind_the_end_is_no_pace(self) -> None:
+        round = parse(line("rate", "a", load=load(rate=50_000, good_late=60_000)))
+        self.assertEqual((REQUESTS_S.value(round), CPU_US.value(round)), (20_000.0, 50.0))
+        round = line("killed", "a", load=load(rate=50_000, good_late=60_000))
+        self.assertIn("| a | epoll | 100000 | 0 |", report({}, [parse(round)], with_charts=False))
+
+    def test_who_answers_nothing_has_its_row(self) -> None:
+        nothing = {"good": 0, "failures": {"unsent": 9}, "received_bytes": 0,
+                   "latency_ms": dict.fromkeys(LATENCY, 0.0)}
+        for case in CASES:
+            fields = {name: load(rate=rate, **nothing)
+                      for name, rate in (("load", None), ("alone", 10), ("beside", 10))}
+            rounds = [parse(line(case.name, name, held=0, **(fields if name == "nginx" else {})))
+                      for name in ("fastlb-io-uring", "nginx")]
+            text = report({}, rounds, with_charts=True)
+            self.assertIn("\n| nginx |", text, case.name)
+            charts({}, rounds)
+            readme.table_of({}, rounds)
 
     def test_why_a_core_was_not_full_is_said_and_the_pace_is_no_rival(self) -> None:
         for driver_s, why in ((1.95, "driver-bound"), (1.0, "proxy idle")):

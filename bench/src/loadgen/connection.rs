@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use mio::net::TcpStream;
 
 use super::failure::Failure;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Moments};
 use super::plan::Wire;
 use super::response::{AtEnd, Options, Reader};
 
@@ -23,8 +23,8 @@ pub(super) struct Connection {
     pub(super) is_queued: bool,
     /// When the last byte came, or when there began to be one to wait for.
     pub(super) quiet_since: u64,
-    /// Moments of the requests under way, oldest first. Never more than its capacity.
-    in_flight: VecDeque<u64>,
+    /// The requests under way, oldest first. Never more than its capacity.
+    in_flight: VecDeque<Moments>,
     /// Requests of those that are not wholly written.
     unwritten: usize,
     /// Bytes that are written of the first of them.
@@ -91,13 +91,13 @@ impl Connection {
         self.answers = 0;
     }
 
-    /// Adds a request whose moment is `start`; it is written by the next [`Self::write`].
-    pub(super) fn add(&mut self, start: u64, now: u64) {
+    /// Adds a request that was due then; it is written by the next [`Self::write`].
+    pub(super) fn add(&mut self, due: u64, now: u64) {
         debug_assert!(self.in_flight.len() < self.in_flight.capacity());
         if self.in_flight.is_empty() {
             self.quiet_since = now;
         }
-        self.in_flight.push_back(start);
+        self.in_flight.push_back(Moments { due, sent: now });
         self.unwritten += 1;
     }
 
@@ -153,14 +153,14 @@ impl Connection {
         let mut used = 0;
         let mut answered = 0;
         while used < bytes.len() {
-            let Some(start) = self.in_flight.front() else {
+            let Some(moments) = self.in_flight.front() else {
                 return Err(Failure::Unasked);
             };
             let taken = self.reader.take(&bytes[used..], &mut ledger.tally.backends);
             let (count, finished) = taken.map_err(|_| Failure::Malformed)?;
             used += count;
             let Some(response) = finished else { break };
-            ledger.answered(self.target, *start, now, &response);
+            ledger.answered(self.target, *moments, now, &response);
             self.in_flight.pop_front();
             self.answers += 1;
             answered += 1;
@@ -175,13 +175,13 @@ impl Connection {
     /// that was cut. Between responses it is the server's right.
     pub(super) fn end(&mut self, now: u64, ledger: &mut Ledger<'_>) {
         match (self.reader.end(), self.in_flight.front()) {
-            (AtEnd::Finished(response), Some(start)) => {
-                ledger.answered(self.target, *start, now, &response);
+            (AtEnd::Finished(response), Some(moments)) => {
+                ledger.answered(self.target, *moments, now, &response);
                 self.in_flight.pop_front();
                 self.answers += 1;
             }
-            (AtEnd::Cut { backend }, Some(start)) => {
-                ledger.lost(*start, now, Failure::Cut, backend);
+            (AtEnd::Cut { backend }, Some(moments)) => {
+                ledger.lost(*moments, now, Failure::Cut, backend);
                 self.in_flight.pop_front();
             }
             _ => {}
@@ -191,8 +191,8 @@ impl Connection {
     /// Closes the socket; what is under way is lost, the oldest to `failure` and by its backend.
     pub(super) fn close(&mut self, now: u64, failure: Failure, ledger: &mut Ledger<'_>) {
         let mut backend = self.reader.backend();
-        while let Some(start) = self.in_flight.pop_front() {
-            ledger.lost(start, now, failure, backend);
+        while let Some(moments) = self.in_flight.pop_front() {
+            ledger.lost(moments, now, failure, backend);
             backend = 0;
         }
         self.unwritten = 0;

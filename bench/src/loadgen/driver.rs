@@ -258,7 +258,7 @@ impl<'a> Driver<'a> {
             connection.close(now, Failure::Timeout, &mut self.ledger);
         }
         while let Some(start) = self.schedule.and_then(|schedule| schedule.next()) {
-            self.ledger.lost(start, now, Failure::Unsent, 0);
+            self.ledger.unsent(start, now);
             self.schedule.iter_mut().for_each(Schedule::advance);
         }
         self.gauge

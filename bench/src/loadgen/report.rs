@@ -25,6 +25,9 @@ const PERCENTILES: [(f64, &str); 6] = [
 const STEPS_PER_HALF: u32 = 5;
 /// A driver that used this share of its time or more was the bottleneck itself.
 const DRIVER_BOUND: f64 = 0.95;
+/// From this share of requests that were late the target did not keep up with the rate. The last
+/// that was due may be sent just behind the end by whoever does keep up.
+const LATE_SHARE: f64 = 0.01;
 const MS_PER_NS: f64 = 1e-6;
 
 /// The run for a reader, without a line end behind it.
@@ -58,7 +61,9 @@ pub fn json(plan: &Plan, tally: &Tally) -> Value {
         "good": tally.good,
         "failed": tally.failed(),
         "failures": failures,
-        "requests_per_s": per_second(plan, tally.good),
+        "late": tally.late,
+        "good_late": tally.good_late,
+        "requests_per_s": per_second(plan, good_in_time(tally)),
         "received_bytes": tally.received_bytes,
         "connects": tally.connects,
         "latency_ms": latency_json(&tally.latency),
@@ -88,8 +93,8 @@ pub fn write_files(directory: &Path, plan: &Plan, tally: &Tally) -> io::Result<(
 
 fn write_summary(text: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Result {
     writeln!(text, "{}\n", headline(plan))?;
-    let rate = per_second(plan, tally.good);
-    let megabytes = tally.received_bytes as f64 / 1e6 / plan.duration.as_secs_f64();
+    let rate = per_second(plan, good_in_time(tally));
+    let megabytes = per_second(plan, tally.received_bytes - tally.received_bytes_late) / 1e6;
     writeln!(text, "requests   {:>12}", tally.requests)?;
     writeln!(text, "good       {:>12}   {rate:.1} a second", tally.good)?;
     writeln!(text, "failed     {:>12}", tally.failed())?;
@@ -97,18 +102,27 @@ fn write_summary(text: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Res
         let (key, advice) = (failure.key(), failure.advice());
         writeln!(text, "  {key:<22} {count:>10}   {advice}")?;
     }
-    if let Pace::Open { rate: meant } = plan.pace
-        && rate < meant as f64 * 0.99
-    {
-        writeln!(
-            text,
-            "  the target kept up with {rate:.0} of {meant} a second"
-        )?;
-    }
+    write_late(text, plan, tally)?;
     writeln!(text, "received   {megabytes:>12.3} MB a second\n")?;
     write_latency(text, plan, &tally.latency)?;
     write_backends(text, tally)?;
     write_driver(text, plan, tally)
+}
+
+/// Whether the target kept up with the rate, where it did not.
+fn write_late(text: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Result {
+    let Pace::Open { rate } = plan.pace else {
+        return Ok(());
+    };
+    if (tally.late as f64) < tally.requests as f64 * LATE_SHARE {
+        return Ok(());
+    }
+    let in_time = per_second(plan, tally.requests - tally.late);
+    writeln!(
+        text,
+        "late       {:>12}   sent after the end or never: {in_time:.0} of {rate} a second were had",
+        tally.late
+    )
 }
 
 /// What was done, in one line.
@@ -331,8 +345,15 @@ fn per_second(plan: &Plan, count: u64) -> f64 {
     count as f64 / plan.duration.as_secs_f64()
 }
 
+/// Good responses to requests that were sent within the measurement: a queue that is answered behind
+/// its end is no rate.
+fn good_in_time(tally: &Tally) -> u64 {
+    tally.good - tally.good_late
+}
+
 fn cpu_us_per_request(tally: &Tally) -> Option<f64> {
-    (tally.requests > 0).then(|| tally.cpu.as_secs_f64() * 1e6 / tally.requests as f64)
+    let in_time = tally.requests - tally.late;
+    (in_time > 0).then(|| tally.cpu.as_secs_f64() * 1e6 / in_time as f64)
 }
 
 /// The share of the measurement that the driving threads were on a CPU.
@@ -362,9 +383,9 @@ mod tests {
                 backend: tally.backends.number(names[(ms % 2) as usize]),
                 ..Finished::default()
             };
-            tally.answered(ms * 1_000_000, &response, None);
+            tally.answered(ms * 1_000_000, false, &response, None);
         }
-        tally.lost(1, Failure::ConnectRefused, 0);
+        tally.lost(1, false, Failure::ConnectRefused, 0);
         tally
     }
 

@@ -26,11 +26,16 @@ pub struct Tally {
     pub(super) latency: Histogram<u64>,
     pub(super) requests: u64,
     pub(super) good: u64,
+    /// Requests that were sent after the end of the measurement, or never: the target did not keep
+    /// up with the rate. How many of them were good.
+    pub(super) late: u64,
+    pub(super) good_late: u64,
     failures: [u64; Failure::ALL.len()],
     statuses: Box<[u64]>,
     pub(super) backends: Backends,
-    /// Content of bodies that came, in bytes.
+    /// Content of bodies that came, in bytes; how much of it for requests that were late.
     pub(super) received_bytes: u64,
+    pub(super) received_bytes_late: u64,
     /// Connections that were made, from the first moment on.
     pub(super) connects: u64,
     /// CPU time of the driving threads during the measurement.
@@ -47,10 +52,13 @@ impl Tally {
             latency,
             requests: 0,
             good: 0,
+            late: 0,
+            good_late: 0,
             failures: [0; Failure::ALL.len()],
             statuses: vec![0; STATUSES].into_boxed_slice(),
             backends: Backends::default(),
             received_bytes: 0,
+            received_bytes_late: 0,
             connects: 0,
             cpu: Duration::ZERO,
             watched: None,
@@ -58,9 +66,20 @@ impl Tally {
     }
 
     /// A response came `waited_ns` after its request was meant to be sent.
-    pub(super) fn answered(&mut self, waited_ns: u64, response: &Finished, fault: Option<Failure>) {
+    pub(super) fn answered(
+        &mut self,
+        waited_ns: u64,
+        is_late: bool,
+        response: &Finished,
+        fault: Option<Failure>,
+    ) {
         self.requests += 1;
         self.received_bytes += response.length;
+        if is_late {
+            self.late += 1;
+            self.good_late += u64::from(fault.is_none());
+            self.received_bytes_late += response.length;
+        }
         if let Some(status) = self.statuses.get_mut(usize::from(response.status)) {
             *status += 1;
         }
@@ -80,8 +99,9 @@ impl Tally {
 
     /// A request ended without a response after `waited_ns`. Who was given up enters the latencies
     /// with that time: leaving out who waited longest would flatter the target.
-    pub(super) fn lost(&mut self, waited_ns: u64, failure: Failure, backend: usize) {
+    pub(super) fn lost(&mut self, waited_ns: u64, is_late: bool, failure: Failure, backend: usize) {
         self.requests += 1;
+        self.late += u64::from(is_late);
         self.failures[failure as usize] += 1;
         let count = self.backends.count(backend);
         count.requests += 1;
@@ -128,6 +148,8 @@ impl Tally {
             .expect("both have the same bounds");
         self.requests += other.requests;
         self.good += other.good;
+        self.late += other.late;
+        self.good_late += other.good_late;
         for (sum, count) in self.failures.iter_mut().zip(other.failures) {
             *sum += count;
         }
@@ -136,6 +158,7 @@ impl Tally {
         }
         self.backends.merge(&other.backends);
         self.received_bytes += other.received_bytes;
+        self.received_bytes_late += other.received_bytes_late;
         self.connects += other.connects;
         self.cpu += other.cpu;
         if other.watched.is_some() {
@@ -161,15 +184,19 @@ mod tests {
             backend,
             ..Finished::default()
         };
-        tally.answered(1_000, &response, None);
-        tally.answered(1, &response, Some(Failure::Length));
-        tally.lost(5_000_000, Failure::Timeout, 0);
-        tally.lost(2, Failure::Reset, backend);
+        tally.answered(1_000, false, &response, None);
+        tally.answered(1, true, &response, Some(Failure::Length));
+        tally.lost(5_000_000, false, Failure::Timeout, 0);
+        tally.lost(2, true, Failure::Reset, backend);
         tally.failed_alone(Failure::ConnectRefused);
 
         let mut sum = Tally::new();
         sum.merge(&tally);
         assert_eq!((sum.requests, sum.good, sum.failed()), (4, 1, 4));
+        assert_eq!(
+            (sum.late, sum.good_late, sum.received_bytes_late),
+            (2, 0, 7)
+        );
         assert_eq!(sum.statuses().collect::<Vec<_>>(), [(200, 2)]);
         assert_eq!(sum.latency.len(), 2, "the good one and the one given up");
         assert!(sum.latency.max() >= 5_000_000);
