@@ -25,11 +25,18 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024;
 pub fn open(address: SocketAddr, count: usize) -> io::Result<Vec<TcpStream>> {
     (0..count)
         .map(|index| {
-            let mut stream = connect(address, index)?;
-            ask(&mut stream, address)?;
-            Ok(stream)
+            open_one(address, index).map_err(|error| {
+                let text = format!("connection {} of {count}: {error}", index + 1);
+                io::Error::new(error.kind(), text)
+            })
         })
         .collect()
+}
+
+fn open_one(address: SocketAddr, index: usize) -> io::Result<TcpStream> {
+    let mut stream = connect(address, index)?;
+    ask(&mut stream, address)?;
+    Ok(stream)
 }
 
 /// Connects from the source address that the connection's number falls to. Closing resets the

@@ -1,7 +1,8 @@
 //! `floor`: the bare relay that proxies are measured against. See [`fastlb_bench::floor`].
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::process::ExitCode;
 
 use clap::Parser;
 use fastlb_bench::floor::{Options, Relay};
@@ -17,10 +18,19 @@ struct Flags {
     backends: Vec<SocketAddr>,
 }
 
-fn main() -> io::Result<()> {
-    let Flags { listen, backends } = Flags::parse();
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let listen = flags.listen;
+    let Err(error) = serve(flags) else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("floor: on {listen}: {error}");
+    ExitCode::FAILURE
+}
+
+fn serve(Flags { listen, backends }: Flags) -> io::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX)?;
     let mut relay = Relay::bind(&Options { listen, backends })?;
-    println!("listening on {}", relay.address()?);
+    writeln!(io::stdout(), "listening on {}", relay.address()?)?;
     relay.run()
 }

@@ -1,7 +1,8 @@
 //! `hold`: keeps N answered keep-alive connections open until its standard input closes.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -15,11 +16,19 @@ struct Flags {
     count: usize,
 }
 
-fn main() -> io::Result<()> {
-    let Flags { address, count } = Flags::parse();
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let Err(error) = hold(&flags) else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("hold: {}: {error}", flags.address);
+    ExitCode::FAILURE
+}
+
+fn hold(&Flags { address, count }: &Flags) -> io::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX)?;
     let held = fastlb_bench::hold::open(address, count)?;
-    println!("holding {}", held.len());
+    writeln!(io::stdout(), "holding {}", held.len())?;
     io::copy(&mut io::stdin(), &mut io::sink())?;
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! `origin`: a fast HTTP/1.1 backend to measure proxies with. See [`fastlb_bench::origin`].
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::process::ExitCode;
 
 use clap::Parser;
 use fastlb_bench::origin::{Options, Server};
@@ -19,11 +20,20 @@ struct Flags {
     name: String,
 }
 
-fn main() -> io::Result<()> {
-    let Flags { listen, name } = Flags::parse();
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let listen = flags.listen;
+    let Err(error) = serve(flags) else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("origin: on {listen}: {error}");
+    ExitCode::FAILURE
+}
+
+fn serve(Flags { listen, name }: Flags) -> io::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX)?;
     let mut server = Server::bind(&Options { listen, name })?;
-    println!("listening on {}", server.address()?);
+    writeln!(io::stdout(), "listening on {}", server.address()?)?;
     server.run()
 }
 

@@ -2,23 +2,31 @@
 //! [`fastlb_bench::pick`].
 
 use clap::Parser;
+use clap::builder::RangedU64ValueParser;
 use fastlb_bench::pick::{self, Cursor, Design, GlobalLock, Ours, TwoLists};
 
 /// What a pick costs and how fair it is, ours beside three older designs, as a table in Markdown.
 #[derive(Parser)]
 struct Flags {
     /// Sizes of the fleets.
-    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_values_t = [3, 100, 10_000])]
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_values_t = [3, 100, 10_000],
+          value_parser = at_least_one())]
     backends: Vec<usize>,
     /// How many threads pick at once.
-    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_values_t = [1, 2, 4])]
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_values_t = [1, 2, 4],
+          value_parser = at_least_one())]
     threads: Vec<usize>,
     /// Picks of each thread in a round: so many that the threads really run at once.
-    #[arg(long, value_name = "N", default_value_t = 2_000_000)]
+    #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = at_least_one())]
     picks: usize,
     /// Rounds, of which the median counts.
-    #[arg(long, value_name = "N", default_value_t = 7)]
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = at_least_one())]
     rounds: usize,
+}
+
+/// Of nothing there is no time and no share.
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 fn main() {
