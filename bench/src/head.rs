@@ -88,10 +88,11 @@ pub(crate) fn announced(fields: &[Header<'_>]) -> Result<Option<Framing>, BadHea
     }
 }
 
-/// Whether a field `name` is there with `value`, both without regard to case.
+/// Whether a field `name`, a list, is there with `value` in it, both without regard to case.
 pub(crate) fn says(fields: &[Header<'_>], name: &str, value: &str) -> bool {
+    let is_value = |item: &[u8]| item.trim_ascii().eq_ignore_ascii_case(value.as_bytes());
     fields.iter().any(|field| {
-        field.name.eq_ignore_ascii_case(name) && field.value.eq_ignore_ascii_case(value.as_bytes())
+        field.name.eq_ignore_ascii_case(name) && field.value.split(|&b| b == b',').any(is_value)
     })
 }
 

@@ -328,6 +328,10 @@ fn a_refused_connect_is_reported_and_ends_with_1() {
 
     let result = drive(&["-c", "2", &good, &url]);
     assert_eq!(kinds(&result), ["connect_refused"]);
+    let output = run(&["-w", "0s", "-d", "100ms", "-c", "2", &good, &url]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let unreached = format!("connects failed to: {url}\n");
+    assert!(text.contains(&unreached), "{text}");
     assert_eq!(result["good"], result["requests"], "they are not requests");
     let result = drive(&["-c", "2", "--no-keep-alive", &good, &url]);
     let requests = result["requests"].as_u64().unwrap();
@@ -367,6 +371,48 @@ fn the_files_agree_with_each_other() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_had_is_known_before_the_run() {
+    let url = target(|_, _| panic!("nothing is sent"));
+    for folder in [
+        "/proc/nowhere",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+    ] {
+        let output = run(&["--out", folder, &url]);
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("name another with --out"), "{text}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_takes_no_files_along() {
+    let (_origin, url) = origin("a");
+    let folder = std::env::temp_dir().join(format!("fastlb-unread-{}", std::process::id()));
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["-w", "0s", "-d", "100ms", "-c", "1", &url, "--out"])
+        .arg(&folder)
+        .stdout(writer)
+        .status()
+        .unwrap();
+    let names = fs::read_dir(&folder).unwrap().count();
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!((status.code(), names), (Some(0), 3));
+}
+
+#[test]
+fn statuses_that_were_not_expected_are_told() {
+    let url = target(|stream, requests| {
+        let status = if requests == 0 { "500 No" } else { "200 OK" };
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")
+    });
+    let output = run(&["-c", "1", "-w", "0s", "-d", "100ms", &url]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(" of 200, 1 of 500\n"), "{text}");
+}
+
+#[test]
 fn wrong_usage_says_what_to_do() {
     let table = [
         (&["https://a/"][..], "write http://"),
@@ -400,6 +446,12 @@ fn a_watched_process_has_its_time_told() {
         "one thread: {watch}"
     );
     assert_eq!(watch["pid"], program.pid());
+    let output = run(&["-w", "0s", "-d", "100ms", "--watch", "4194303", &url]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.contains("process 4194303 of --watch is not there"),
+        "{text}"
+    );
     let cores = watch["cores"].as_array().unwrap();
     assert!(cores.len() >= thread::available_parallelism().unwrap().get());
     assert_eq!(drive(&[&url])["watch"], Value::Null);

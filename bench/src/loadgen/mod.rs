@@ -35,7 +35,7 @@ pub use expect::{Checksum, Expect};
 pub use failure::Failure;
 use gauge::Gauge;
 pub use plan::{Pace, Plan, Request, Reuse, Target};
-pub use report::{json, summary, write_files};
+pub use report::{json, prepare, summary, write_files};
 pub use tally::Tally;
 
 /// How often a run says how far it is.

@@ -8,6 +8,7 @@ use std::path::Path;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
+use super::failure::Failure;
 use super::plan::{Pace, Plan, Reuse, Target};
 use super::tally::Tally;
 use super::watch::{Core, Watched};
@@ -79,12 +80,22 @@ pub fn json(plan: &Plan, tally: &Tally) -> Value {
     })
 }
 
-/// Writes `latency.hgrm`, `result.json` and `server_stats.csv` into the directory, which is made.
+/// Makes the directory that [`write_files`] will write into, and tries whether that is possible.
+///
+/// # Errors
+/// Where it is not.
+pub fn prepare(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let probe = directory.join(".loadgen");
+    fs::write(&probe, [])?;
+    fs::remove_file(probe)
+}
+
+/// Writes `latency.hgrm`, `result.json` and `server_stats.csv` into the directory.
 ///
 /// # Errors
 /// Where that is not possible.
 pub fn write_files(directory: &Path, plan: &Plan, tally: &Tally) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
     fs::write(directory.join("latency.hgrm"), percentiles(&tally.latency))?;
     let json = format!("{:#}\n", json(plan, tally));
     fs::write(directory.join("result.json"), json)?;
@@ -101,12 +112,32 @@ fn write_summary(text: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Res
     for (failure, count) in tally.failures() {
         let (key, advice) = (failure.key(), failure.advice());
         writeln!(text, "  {key:<22} {count:>10}   {advice}")?;
+        if failure == Failure::Status {
+            let statuses = tally.statuses();
+            let statuses = statuses.map(|(status, count)| format!("{count} of {status}"));
+            let statuses: Vec<String> = statuses.collect();
+            writeln!(text, "    all answers: {}", statuses.join(", "))?;
+        }
     }
+    write_unreached(text, plan, tally)?;
     write_late(text, plan, tally)?;
     writeln!(text, "received   {megabytes:>12.3} MB a second\n")?;
     write_latency(text, plan, &tally.latency)?;
     write_backends(text, tally)?;
     write_driver(text, plan, tally)
+}
+
+/// Which of several targets could not be connected to.
+fn write_unreached(text: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Result {
+    if plan.targets.len() == 1 || tally.unreached.is_empty() {
+        return Ok(());
+    }
+    let urls = tally
+        .unreached
+        .iter()
+        .map(|&number| url(&plan.targets[number]));
+    let urls: Vec<String> = urls.collect();
+    writeln!(text, "  connects failed to: {}", urls.join(" "))
 }
 
 /// Whether the target kept up with the rate, where it did not.
@@ -127,7 +158,6 @@ fn write_late(text: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Result
 
 /// What was done, in one line.
 fn headline(plan: &Plan) -> String {
-    let url = |target: &Target| format!("http://{}{}", target.host, target.path);
     let urls: Vec<String> = plan.targets.iter().map(url).collect();
     let pace = match plan.pace {
         Pace::Closed => "closed loop".to_owned(),
@@ -144,6 +174,10 @@ fn headline(plan: &Plan) -> String {
         "{}: {connections} connection{plural} ({reuse}), {pace}, {duration:?} after {warm_up:?}",
         urls.join(" ")
     )
+}
+
+fn url(target: &Target) -> String {
+    format!("http://{}{}", target.host, target.path)
 }
 
 fn write_latency(text: &mut String, plan: &Plan, latency: &Histogram<u64>) -> std::fmt::Result {
@@ -345,8 +379,8 @@ fn per_second(plan: &Plan, count: u64) -> f64 {
     count as f64 / plan.duration.as_secs_f64()
 }
 
-/// Good responses to requests that were sent within the measurement: a queue that is answered behind
-/// its end is no rate.
+/// Good responses to requests that were sent within the measurement: a queue that is answered
+/// behind its end is no rate.
 fn good_in_time(tally: &Tally) -> u64 {
     tally.good - tally.good_late
 }

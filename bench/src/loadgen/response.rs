@@ -321,6 +321,8 @@ mod tests {
         let table = [
             ("HTTP/1.1 200 OK\r\n", false),
             ("HTTP/1.1 200 OK\r\nConnection: close\r\n", true),
+            ("HTTP/1.1 200 OK\r\nConnection: upgrade, Close\r\n", true),
+            ("HTTP/1.1 200 OK\r\nConnection: close-not\r\n", false),
             ("HTTP/1.0 200 OK\r\n", true),
             ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n", false),
         ];

@@ -2,6 +2,7 @@
 //!
 //! Each thread has its own; they are added up at the end.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -36,6 +37,8 @@ pub struct Tally {
     /// Content of bodies that came, in bytes; how much of it for requests that were late.
     pub(super) received_bytes: u64,
     pub(super) received_bytes_late: u64,
+    /// The numbers of the targets to which a connect failed, from the first moment on.
+    pub(super) unreached: BTreeSet<usize>,
     /// Connections that were made, from the first moment on.
     pub(super) connects: u64,
     /// CPU time of the driving threads during the measurement.
@@ -59,6 +62,7 @@ impl Tally {
             backends: Backends::default(),
             received_bytes: 0,
             received_bytes_late: 0,
+            unreached: BTreeSet::new(),
             connects: 0,
             cpu: Duration::ZERO,
             watched: None,
@@ -159,6 +163,7 @@ impl Tally {
         self.backends.merge(&other.backends);
         self.received_bytes += other.received_bytes;
         self.received_bytes_late += other.received_bytes_late;
+        self.unreached.extend(&other.unreached);
         self.connects += other.connects;
         self.cpu += other.cpu;
         if other.watched.is_some() {

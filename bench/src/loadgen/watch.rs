@@ -21,6 +21,7 @@ const STEAL: usize = 7;
 /// The clocks as they stood at one moment.
 pub(super) struct Watch {
     clock: ClockId,
+    pid: i32,
     cpu: Duration,
     /// Nanoseconds of the driver's clock.
     moment: u64,
@@ -48,10 +49,11 @@ pub(super) struct Core {
 impl Watch {
     /// Reads the clocks of the process and of the cores.
     pub(super) fn begin(pid: i32, clock: Clock) -> io::Result<Self> {
-        let process = clock_getcpuclockid(Pid::from_raw(pid))?;
+        let process = clock_getcpuclockid(Pid::from_raw(pid)).map_err(|_| gone(pid))?;
         Ok(Self {
             clock: process,
-            cpu: cpu_time(process)?,
+            pid,
+            cpu: cpu_time(process).map_err(|_| gone(pid))?,
             moment: clock.now(),
             cores: cores()?,
         })
@@ -59,7 +61,8 @@ impl Watch {
 
     /// Reads them again.
     pub(super) fn end(&self, clock: Clock) -> io::Result<Watched> {
-        let (cpu, moment) = (cpu_time(self.clock)?, clock.now());
+        let cpu = cpu_time(self.clock).map_err(|_| gone(self.pid))?;
+        let moment = clock.now();
         let since = |(begin, end): (&Core, Core)| Core {
             number: end.number,
             idle_s: end.idle_s - begin.idle_s,
@@ -71,6 +74,11 @@ impl Watch {
             cores: self.cores.iter().zip(cores()?).map(since).collect(),
         })
     }
+}
+
+/// A clock cannot be read where its process is no more (clock_gettime(2): ESRCH, EINVAL).
+fn gone(pid: i32) -> io::Error {
+    io::Error::other(format!("the process {pid} of --watch is not there"))
 }
 
 fn cores() -> io::Result<Vec<Core>> {

@@ -2,7 +2,8 @@
 
 mod values;
 
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -143,22 +144,38 @@ fn main() -> ExitCode {
 /// Runs and prints; what was counted.
 fn drive(plan: &Plan, out: Option<PathBuf>, as_json: bool) -> Result<Tally, String> {
     raise_descriptors(plan)?;
+    let unwritable = |directory: &Path, error: io::Error| {
+        let directory = directory.display();
+        format!("cannot write into {directory}: {error}; name another with --out")
+    };
+    // Before the run: whoever has waited for minutes shall not learn it then.
+    if let Some(directory) = &out {
+        loadgen::prepare(directory).map_err(|error| unwritable(directory, error))?;
+    }
     let bar = progress_bar(plan);
     let tally = loadgen::run(plan, |progress| show(&bar, progress))
-        .map_err(|error| format!("the event loop failed: {error}"))?;
+        .map_err(|error| format!("the run broke off: {error}"))?;
     bar.finish_and_clear();
-    if as_json {
-        println!("{:#}", loadgen::json(plan, &tally));
+    if let Some(directory) = &out {
+        loadgen::write_files(directory, plan, &tally)
+            .map_err(|error| unwritable(directory, error))?;
+    }
+    print(&if as_json {
+        format!("{:#}", loadgen::json(plan, &tally))
     } else {
-        println!("{}", loadgen::summary(plan, &tally));
-    }
-    if let Some(directory) = out {
-        loadgen::write_files(&directory, plan, &tally).map_err(|error| {
-            let directory = directory.display();
-            format!("cannot write into {directory}: {error}; name another with --out")
-        })?;
-    }
+        loadgen::summary(plan, &tally)
+    })?;
     Ok(tally)
+}
+
+/// Prints a text. A reader that has gone has read what it wanted.
+fn print(text: &str) -> Result<(), String> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot print the result: {error}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Every connection needs a descriptor.
@@ -217,6 +234,15 @@ fn plan(flags: Flags) -> Result<Plan, String> {
     if duration.is_zero() {
         return Err("--duration 0s measures nothing; a second or more is sensible".to_owned());
     }
+    if flags.timeout.is_zero() {
+        return Err(
+            "--timeout 0s leaves no time to answer; a second or more is sensible".to_owned(),
+        );
+    }
+    let is_head = flags.method.as_deref() == Some("HEAD");
+    if is_head && (flags.expect_length.is_some() || flags.checksum.is_some()) {
+        return Err("--expect-length and --checksum are about bodies; HEAD has none".to_owned());
+    }
     let default_method = if body_bytes > 0 { "POST" } else { "GET" };
     let checksum = flags.checksum.unwrap_or(Checksum::Any);
     Ok(Plan {
@@ -271,6 +297,9 @@ mod tests {
         assert!(refused(&["-t", "4", "-c", "3"]).contains("at least as many --connections"));
         assert!(refused(&["-c", "1", "http://127.0.0.1:2/"]).contains("2 targets need"));
         assert!(refused(&["-d", "0s"]).contains("measures nothing"));
+        assert!(refused(&["--timeout", "0s"]).contains("no time"));
+        assert!(refused(&["-m", "HEAD", "--expect-length", "1"]).contains("HEAD has none"));
+        assert!(refused(&["--checksum", "+ff"]).contains("hexadecimal"));
         assert!(refused(&["-p", "2", "--no-keep-alive"]).contains("cannot be used with"));
         assert!(refused(&["-c", "0"]).contains("1..=1000000"));
         assert!(refused(&["--checksum", "xyz"]).contains("hexadecimal"));

@@ -13,6 +13,9 @@ pub(crate) fn target(url: &str) -> Result<Target, String> {
     if url.starts_with("https:") {
         return Err("TLS is not spoken here; write http://".to_owned());
     }
+    if url.starts_with("unix:") {
+        return Err("only TCP is driven; write http://HOST[:PORT][/PATH]".to_owned());
+    }
     let rest = url.strip_prefix("http://").unwrap_or(url);
     let (host, path) = match rest.find(['/', '?']) {
         Some(index) if rest[index..].starts_with('?') => {
@@ -100,8 +103,10 @@ pub(crate) fn checksum(text: &str) -> Result<Checksum, String> {
         "first" => Ok(Checksum::First),
         "sent" => Ok(Checksum::Sent),
         digits => u32::from_str_radix(digits, 16)
+            .ok()
+            .filter(|_| !digits.starts_with('+'))
             .map(Checksum::Value)
-            .map_err(|_| "write first, sent, or eight hexadecimal digits".to_owned()),
+            .ok_or_else(|| "write first, sent, or eight hexadecimal digits".to_owned()),
     }
 }
 
@@ -128,6 +133,7 @@ mod tests {
         }
         for url in [
             "https://a/",
+            "unix:/a.sock",
             "http://",
             "http:///x",
             "http://u@127.0.0.1/",

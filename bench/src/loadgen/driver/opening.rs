@@ -40,6 +40,8 @@ impl Driver<'_> {
 
     fn connect_failed(&mut self, index: usize, failure: Failure) {
         self.connecting -= 1;
+        let target = self.connections[index].target;
+        self.ledger.tally.unreached.insert(target);
         self.fail(index, failure);
     }
 
