@@ -77,6 +77,11 @@ install_packages() {
         note "packages: all were installed already"
         return
     fi
+    if ((EUID != 0)) && ! command -v sudo >/dev/null; then
+        note "packages: need root or sudo: ${absent[*]}"
+        lacking+=("${absent[@]}")
+        return
+    fi
     as_root apt-get update --quiet=2 || note "packages: the lists of apt could not be renewed"
     for package in "${absent[@]}"; do
         install_package "$package"
@@ -118,13 +123,7 @@ say_what_to_install() {
 }
 
 as_root() {
-    if ((EUID == 0)); then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
-    else
-        fail "packages: run it as root, or install sudo"
-    fi
+    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
 }
 
 install_pingora() {
@@ -133,9 +132,13 @@ install_pingora() {
         lacking+=(pingora)
         return
     fi
-    cargo build --release --locked --quiet --target-dir "$peers/build" \
-        --manifest-path "$ROOT/bench/peers/pingora/Cargo.toml"
-    put_in_place "$peers/build/release/pingora-peer" pingora
+    if cargo build --release --locked --quiet --target-dir "$peers/build" \
+        --manifest-path "$ROOT/bench/peers/pingora/Cargo.toml"; then
+        put_in_place "$peers/build/release/pingora-peer" pingora
+    else
+        note "pingora: cannot be built; cargo says why above"
+        lacking+=(pingora)
+    fi
 }
 
 install_go() {
@@ -144,9 +147,13 @@ install_go() {
         lacking+=(go)
         return
     fi
-    (cd "$ROOT/bench/peers/go" \
-        && CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$peers/build/go-peer" .)
-    put_in_place "$peers/build/go-peer" go
+    if (cd "$ROOT/bench/peers/go" \
+        && CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$peers/build/go-peer" .); then
+        put_in_place "$peers/build/go-peer" go
+    else
+        note "go: cannot be built; Go says why above"
+        lacking+=(go)
+    fi
 }
 
 # Puts the file $1 into the folder of peers under the name $2.
