@@ -14,12 +14,12 @@ import ipaddress
 import os
 import re
 import resource
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
+
+from leaving import end_in_order
 
 FLEETS = ["up=100,refusing=900", "up=1000"]
 KINDS = ["up", "refusing", "silent"]
@@ -92,9 +92,12 @@ class Proxy:
         self.process = subprocess.Popen([binary, *flags], stderr=subprocess.PIPE, text=True)
         self.down, self.listening = {}, threading.Event()
         threading.Thread(target=self.read, daemon=True).start()
-        if not self.listening.wait(timeout=10):
+        try:
+            if not self.listening.wait(timeout=10):
+                raise SystemExit(f"{binary} did not start")
+        except BaseException:
             self.stop()
-            raise SystemExit(f"{binary} did not start")
+            raise
 
     def read(self):
         for line in self.process.stderr:
@@ -164,7 +167,7 @@ def main():
     parser.add_argument("binary")
     options = parser.parse_args()
     options.spans = [float(span) for span in options.spans.split(",")]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    end_in_order()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for name in options.fleet or FLEETS:

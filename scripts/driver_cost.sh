@@ -35,8 +35,7 @@ main() {
     local round url
     cargo build --release --quiet --manifest-path "$ROOT/Cargo.toml" -p fastlb-bench
     work="$(mktemp -d)"
-    trap 'end_all; rm -rf "$work"' EXIT
-    trap 'exit 130' INT TERM
+    clean_up_by clean_up
     start_origins 1 "$ORIGIN_CORE"
     url="http://${backends[0]}/bytes/100"
     collect_machine
@@ -63,10 +62,17 @@ parse_flags() {
     done
 }
 
+# shellcheck disable=SC2317 # The trap calls it.
+clean_up() {
+    end_all
+    rm -rf "$work"
+}
+
 # Runs a driver on its core; prints the case, its name, its requests and its CPU time for each.
 measure() {
     local requests cpu TIMEFORMAT='%U %S'
-    { time taskset -c "$DRIVER_CORE" "${@:3}" >"$work/found" 2>&1; } 2>"$work/time"
+    { time taskset -c "$DRIVER_CORE" "${@:3}" >"$work/found" 2>&1; } 2>"$work/time" \
+        || fail "$2 failed: $(tail -n 1 "$work/found")"
     requests="$(sed -nE 's/^ *([0-9]+) requests in .*/\1/p
         s/^requests +([0-9]+).*/\1/p' "$work/found")"
     cpu="$(awk -v requests="$requests" '{printf "%.2f", ($1 + $2) * 1e6 / requests}' "$work/time")"

@@ -56,8 +56,7 @@ main() {
     fi
     if [[ -n "$congestion" ]]; then enter_namespace "$@"; fi
     work="$(mktemp -d)"
-    trap clean_up EXIT
-    trap 'exit 130' INT TERM
+    clean_up_by clean_up
     start_origins 3 "$DRIVER_CORE"
     local scenario
     for scenario in "${chosen[@]}"; do
@@ -88,7 +87,7 @@ parse_flags() {
 }
 
 check_tools() {
-    need cargo perf taskset
+    need cargo perf taskset python3
     (($(nproc) >= 2)) || fail "two cores are needed: one for fastlb, one for the driver"
     if [[ -n "$congestion" ]]; then check_namespace; fi
     if ! command -v flamegraph >/dev/null; then
@@ -117,7 +116,7 @@ draw() {
     pid="$(pid_of fastlb)"
     "case_${1/tcp-/}"
     start driver "$DRIVER_CORE" "$bin/loadgen" --warm-up 1s --duration "$((seconds + 1))s" \
-        "${load[@]}" "http://$address$path"
+        --max-failures 0 "${load[@]}" "http://$address$path"
     sleep 1.5
     perf record --quiet --event cpu-clock --freq "$SAMPLES_PER_SECOND" -g --pid "$pid" \
         --output "$work/perf.data" -- sleep "$seconds" >/dev/null 2>"$work/perf.err" \

@@ -3,10 +3,15 @@
 # `bin` (that of our own programs); with --congestion also `congestion`.
 # shellcheck shell=bash disable=SC2154
 
+# Numbers with a point, whatever the user's language.
+export LC_ALL=C
+
 # The running programs, each as name:pid.
 pids=()
 # The addresses of the origins.
 backends=()
+# The descriptor of the folder that is claimed.
+folder_lock=
 # What is told of a run: a name and its value, and so on.
 facts=()
 
@@ -104,8 +109,26 @@ stop() {
     pids=(${left[@]+"${left[@]}"})
 }
 
+# Has the function $1 clean up however the script ends: at its end, by Ctrl-C, by a kill, or because
+# its terminal was closed.
+clean_up_by() {
+    # shellcheck disable=SC2064 # The name is meant as it is now.
+    trap "$1" EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    trap 'exit 129' HUP
+}
+
+# Ends all programs. It is the first step of a clean-up, which a second Ctrl-C of the impatient must
+# not break off.
 end_all() {
+    trap '' INT TERM HUP
     local entry
+    # All are told before any is waited for: where a trap has interrupted a wait, bash may wait for
+    # whichever child ends next, and that must not be one that is told only afterwards.
+    for entry in ${pids[@]+"${pids[@]}"}; do
+        kill -TERM "${entry##*:}" 2>/dev/null || true
+    done
     for entry in ${pids[@]+"${pids[@]}"}; do
         end_process "${entry##*:}"
     done
@@ -152,7 +175,10 @@ facts_as_json() {
     echo '{'
     for ((index = 0; index < ${#facts[@]}; index += 2)); do
         value="${facts[index + 1]//\\/\\\\}"
-        printf '%s  "%s": "%s"' "$comma" "${facts[index]}" "${value//\"/\\\"}"
+        value="${value//\"/\\\"}"
+        value="${value//$'\t'/\\t}"
+        value="${value//$'\n'/\\n}"
+        printf '%s  "%s": "%s"' "$comma" "${facts[index]}" "$value"
         comma=$',\n'
     done
     printf '\n}\n'
@@ -189,6 +215,7 @@ is_in_namespace() {
 enter_namespace() {
     local -r control=/proc/sys/net/ipv4/tcp_congestion_control
     if ! is_in_namespace; then
+        if [[ -n "$folder_lock" ]]; then exec {folder_lock}<&-; fi
         FASTLB_NAMESPACE="$congestion" exec unshare --net "$0" "$@"
     fi
     ip link set lo up
@@ -203,6 +230,17 @@ need() {
     for tool in "$@"; do
         command -v "$tool" >/dev/null || fail "$tool is needed and not installed"
     done
+}
+
+# Makes the folder $1 where it is not there, and fails unless it can be written to. Sets `out` to
+# its full name. Fails if another run has it: the lock ends with the processes of a run.
+claim_folder() {
+    if ! mkdir -p "$1" || [[ ! -w "$1" ]]; then
+        fail "cannot write to $1; name another with --out"
+    fi
+    out="$(cd "$1" && pwd)"
+    exec {folder_lock}<"$out"
+    flock --nonblock "$folder_lock" || fail "another run writes to $out; name another with --out"
 }
 
 # Whether the word $1 is among the others.

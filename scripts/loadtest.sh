@@ -106,21 +106,16 @@ whole() {
 }
 
 check_tools() {
-    local tool tools=(timeout)
-    if [[ -z "$bin" ]]; then tools+=(cargo); fi
-    for tool in "${tools[@]}"; do
-        command -v "$tool" >/dev/null || fail "$tool is needed and not installed"
-    done
+    need timeout flock
+    if [[ -z "$bin" ]]; then need cargo; fi
 }
 
 prepare() {
-    mkdir -p "$out"
-    out="$(cd "$out" && pwd)"
+    claim_folder "$out"
     [[ -z "$(ls -A "$out")" ]] || fail "$out is not empty; name another with --out"
     ulimit -n "$(ulimit -Hn)"
     work="$(mktemp -d)"
-    trap clean_up EXIT
-    trap 'exit 130' INT TERM
+    clean_up_by clean_up
 }
 
 build() {
@@ -174,6 +169,8 @@ deal_cores() {
 # How much the origins send for a path is known; so it is checked, unless the flags do already.
 expect_length() {
     if [[ " ${driver_flags[*]-} " == *" --expect-length"* ]]; then return; fi
+    # Nothing comes behind the head then.
+    if [[ " ${driver_flags[*]-} " =~ " "(-m|--method)[\ =]?HEAD" " ]]; then return; fi
     local route="${path%%\?*}"
     case "$route" in
         / | /delay/*) driver_flags+=(--expect-length 100) ;;
@@ -230,10 +227,16 @@ drive() {
     exit "$status"
 }
 
+# Half a result is none: the folder is as it was then, and may be named again.
 # shellcheck disable=SC2317 # The trap calls it.
 clean_up() {
     end_all
-    if [[ -e "$work/fastlb.err" ]]; then cp "$work/fastlb.err" "$out/fastlb.log"; fi
+    if [[ ! -e "$out/result.json" ]]; then
+        rm -f "$out/environment.json"
+        rmdir --ignore-fail-on-non-empty "$out"
+    elif [[ -e "$work/fastlb.err" ]]; then
+        cp "$work/fastlb.err" "$out/fastlb.log"
+    fi
     rm -rf "$work"
 }
 

@@ -34,6 +34,8 @@ import tempfile
 import threading
 import time
 
+from leaving import end_in_order
+
 KINDS = ["slow head", "slow body", "slow reader", "never closing"]
 # Time between two bytes of an attacker, and between two looks at who is due.
 STEP_S = 2.0
@@ -295,10 +297,17 @@ def main():
     parser.add_argument("--timeout", default="3s", help="for a head, an idle client and a body")
     parser.add_argument("--kinds", type=kinds, default=KINDS, help="of attackers, by commas")
     parser.add_argument("--io", default="auto")
-    parser.add_argument("--out", help="a new folder for rounds.json")
+    parser.add_argument("--out", help="a new or an empty folder for rounds.json")
     parser.add_argument("bin", help="where fastlb, origin and loadgen are")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if options.out:
+        try:
+            os.makedirs(options.out, exist_ok=True)
+            if os.listdir(options.out):
+                parser.error(f"--out: {options.out} is not empty")
+        except OSError as error:
+            parser.error(f"--out: {error}")
+    end_in_order()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     last = os.cpu_count() - 1
@@ -322,7 +331,6 @@ def main():
         ratio = statistics.median(result["ratio_p99"] for result in rounds)
         print(f"p99 beside {options.attackers} attackers to p99 alone: {ratio} (median)")
         if options.out:
-            os.makedirs(options.out)
             with open(f"{options.out}/rounds.json", "w") as out:
                 json.dump({"environment": facts, "rounds": rounds}, out, indent=1)
                 out.write("\n")

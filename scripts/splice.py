@@ -10,13 +10,13 @@ are interleaved. The proxy has core 1, origin and clients have core 0.
 import argparse
 import os
 import re
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
+
+from leaving import end_in_order
 
 DRIVER_CORE, PROXY_CORE = 0, 1
 # Longest wait for a byte, and for a program to listen or to end.
@@ -32,15 +32,23 @@ class Program:
         # One that says nothing is ended, and with it its output.
         limit = threading.Timer(TIMEOUT_S, self.process.kill)
         limit.start()
+        try:
+            self.address = self.announced_address()
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            limit.cancel()
+        if self.address is None:
+            self.stop()
+            raise SystemExit(f"{command[0]} did not start")
+
+    def announced_address(self):
         for line in self.process.stdout:
             found = re.search(r"listening on ([\d.]+):(\d+)", line)
             if found:
-                limit.cancel()
-                self.address = (found[1], int(found[2]))
-                return
-        limit.cancel()
-        self.stop()
-        raise SystemExit(f"{command[0]} did not start")
+                return found[1], int(found[2])
+        return None
 
     def stop(self):
         self.process.terminate()
@@ -119,9 +127,11 @@ def main():
     parser.add_argument("builds", nargs="+", metavar="NAME=BINARY")
     options = parser.parse_args()
     builds = [build.split("=", 1) for build in options.builds]
+    if unnamed := [build for build in options.builds if "=" not in build]:
+        parser.error(f"{unnamed[0]}: write NAME=BINARY")
     options.origin = options.origin or str(Path(builds[0][1]).with_name("origin"))
     os.sched_setaffinity(0, {DRIVER_CORE})
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    end_in_order()
     for size in map(int, options.sizes.split(",")):
         rounds = {name: [] for name, _ in builds}
         for _ in range(options.rounds):

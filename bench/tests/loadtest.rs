@@ -4,20 +4,26 @@
 mod common;
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::Program;
 use serde_json::Value;
 
-/// Runs the script with the programs of this build.
-fn run(out: &Path, flags: &[&str]) -> Output {
+/// The script with the programs of this build.
+fn script(out: &Path, seconds: &str, flags: &[&str]) -> Command {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/loadtest.sh");
     let programs = Path::new(env!("CARGO_BIN_EXE_loadgen")).parent().unwrap();
     let mut command = Command::new(script);
     command.arg("--bin").arg(programs).arg("--out").arg(out);
-    command.args(["--seconds", "1", "--warm-up", "0"]);
-    command.args(flags).output().unwrap()
+    command.args(["--seconds", seconds, "--warm-up", "0"]);
+    command.args(flags);
+    command
+}
+
+fn run(out: &Path, flags: &[&str]) -> Output {
+    script(out, "1", flags).output().unwrap()
 }
 
 fn folder(name: &str) -> PathBuf {
@@ -75,6 +81,25 @@ fn a_target_is_measured_and_all_of_it_kept() {
 
     assert_eq!(again.status.code(), Some(1), "results are not overwritten");
     assert!(String::from_utf8_lossy(&again.stderr).contains("not empty"));
+}
+
+#[test]
+fn a_run_that_is_ended_leaves_nothing_and_has_its_folder_alone() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let out = folder("ended");
+    let mut running = script(&out, "60", &["--target", &url]).spawn().unwrap();
+    let _client = listener.accept().unwrap();
+    let again = run(&out, &["--target", &url]);
+    let number = running.id().to_string();
+    let told = Command::new("kill").args(["-TERM", &number]).status();
+    let ended = running.wait().unwrap();
+
+    assert!(told.unwrap().success());
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("another run writes"));
+    assert_eq!(ended.code(), Some(143));
+    assert!(!out.exists());
 }
 
 #[test]
