@@ -74,15 +74,16 @@ The proxy runs on core $PROXY_CORE, the driver (loadgen, one thread) and three o
 core $DRIVER_CORE. The cases rate and beside last $PACED_SECONDS_MIN seconds at least, and root
 may give their driver and origin real-time priority. A measurement takes about two seconds more
 than its time.
+
+Exit codes: 0 all was measured, 1 something could not be, or requests failed outside killed.
 EOF
 }
 
 main() {
     parse_flags "$@"
-    if ! is_in_namespace; then
-        check_tools
-        build
-    fi
+    if ! is_in_namespace; then check_tools; fi
+    claim_out
+    if ! is_in_namespace; then build; fi
     if [[ -n "$congestion" ]]; then enter_namespace "$@"; fi
     find_subjects
     prepare
@@ -93,6 +94,8 @@ main() {
     for ((round = 1; round <= rounds; round++)); do
         run_round "$round"
     done
+    [[ -s "$out/rounds.jsonl" ]] || fail "nothing was measured"
+    python3 "$ROOT/scripts/compare/report.py" --check "$out"
 }
 
 parse_flags() {
@@ -107,7 +110,7 @@ parse_flags() {
                 shift 2 ;;
             --only) subjects=(); read_list subjects "${2:-}" "${PROXIES[@]}"; shift 2 ;;
             --before)
-                [[ -x "${2:-}" ]] || fail "--before needs a program"
+                [[ -f "${2:-}" && -x "$2" ]] || fail "--before needs a program"
                 before="$(realpath "$2")"; shift 2 ;;
             --congestion)
                 [[ -n "${2:-}" ]] || fail "--congestion needs a name"
@@ -120,7 +123,7 @@ parse_flags() {
 }
 
 check_tools() {
-    need cargo taskset timeout python3
+    need cargo taskset timeout flock python3
     (($(nproc) >= 2)) || fail "two cores are needed: one for the proxy, one for the driver"
     if [[ -n "$congestion" ]]; then check_namespace; fi
     if [[ "$(realpath -m "$out")" == "$ROOT/bench/results/"* \
@@ -128,6 +131,14 @@ check_tools() {
         fail "what is kept in bench/results has to come from a commit: commit, or change --out"
     fi
     find_subjects
+}
+
+# Fails where the results cannot go, before minutes are spent on them.
+claim_out() {
+    claim_folder "$out"
+    if [[ "$out" != "$ROOT/target/compare" && -e "$out/rounds.jsonl" ]]; then
+        fail "$out holds results already"
+    fi
 }
 
 # Leaves out who is not installed.
@@ -141,6 +152,9 @@ find_subjects() {
         fi
     done
     subjects=(${left[@]+"${left[@]}"})
+    if ((${#subjects[@]} == 0)) && [[ "${cases[*]}" != direct ]]; then
+        fail "nobody is left to be measured"
+    fi
 }
 
 build() {
@@ -200,18 +214,12 @@ can_serve() {
 }
 
 prepare() {
-    mkdir -p "$out"
-    out="$(cd "$out" && pwd)"
-    if [[ "$out" != "$ROOT/target/compare" && -e "$out/rounds.jsonl" ]]; then
-        fail "$out holds results already"
-    fi
     # What an earlier run left there would be taken for this one's.
     if [[ "$out" == "$ROOT/target/compare" ]]; then rm -f "$out"/*.svg "$out/report.md"; fi
     : >"$out/rounds.jsonl"
     ulimit -n "$(ulimit -Hn)"
     work="$(mktemp -d)"
-    trap clean_up EXIT
-    trap 'exit 130' INT TERM
+    clean_up_by clean_up
     find_priority
     describe_machine >"$out/machine.json"
 }
@@ -290,6 +298,9 @@ clean_up() {
     rm -rf "$work"
     if [[ -s "$out/rounds.jsonl" ]]; then
         python3 "$ROOT/scripts/compare/report.py" --write "$out"
+    else
+        rm -f "$out/rounds.jsonl" "$out/machine.json"
+        rmdir --ignore-fail-on-non-empty "$out"
     fi
 }
 

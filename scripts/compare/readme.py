@@ -4,18 +4,17 @@
     scripts/compare/readme.py [--check] [DIR]
 
 puts a table of the results in DIR between the two markers of README.md. Without DIR it takes the
-newest results in bench/results that have the case small. With --check nothing is written: exit
-code 1 says that the README has other numbers.
+newest results in bench/results that compare fastlb with a peer in the case small. With --check
+nothing is written: exit code 1 says that the README has other numbers.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from cases import Case, found
-from rounds import (ENGINES, PEERS, SUBJECTS, Figure, Round, failures, has_failures, ratio_to_best,
-                    read, remarks, versions)
+from rounds import (ENGINES, PEERS, SUBJECTS, Figure, Round, by_subject, failures, has_failures,
+                    ratio_to_best, read, remarks, versions)
 from tables import table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,13 +42,15 @@ def main() -> int:
     return 0
 
 
-def newest() -> Path:
-    """The newest results with the case small. Old ones know only their day."""
-    def age(directory: Path) -> tuple[str, str]:
-        machine = json.loads((directory / "machine.json").read_text())
-        return machine.get("began", machine["date"]), directory.name
-    files = (ROOT / "bench/results").glob("*/rounds.jsonl")
-    return max((file.parent for file in files if '"case": "small"' in file.read_text()), key=age)
+def newest(results: Path = ROOT / "bench/results") -> Path:
+    """The newest comparison with the case small. Old ones know only their day."""
+    comparisons: list[tuple[str, str, Path]] = []
+    for file in results.glob("*/rounds.jsonl"):
+        machine, rounds = read(file.parent)
+        if is_comparison(by_subject(rounds, "small")):
+            began = machine.get("began", machine["date"])
+            comparisons.append((began, file.parent.name, file.parent))
+    return max(comparisons)[2]
 
 
 def numbers(directory: Path) -> str:

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Turns the raw rounds of compare.sh into tables: medians over rounds, ratios per round.
 
-    scripts/compare/report.py [--write] DIR
+    scripts/compare/report.py [--write | --check] DIR
 
 reads DIR/rounds.jsonl and DIR/machine.json and prints Markdown. With --write the same goes to
-DIR/report.md, with a chart of each case in DIR/CASE.svg.
+DIR/report.md, with a chart of each case in DIR/CASE.svg. With --check nothing is written, and the
+rows with failures are named; exit code 1 says that there are some.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from cases import Case, found
@@ -16,18 +18,40 @@ from rounds import ENGINES, PEERS, Round, read, versions
 from tables import by_fleet, tables
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--write", action="store_true")
+    what.add_argument("--check", action="store_true")
     parser.add_argument("directory", type=Path)
     flags = parser.parse_args()
-    machine, rounds = read(flags.directory)
+    try:
+        machine, rounds = read(flags.directory)
+    except FileNotFoundError as error:
+        parser.error(f"{error.filename} is not there; DIR is a folder of compare.sh")
+    if flags.check:
+        rows = failed_rows(rounds)
+        for row in rows:
+            print(row, file=sys.stderr)
+        return 1 if rows else 0
     if flags.write:
         (flags.directory / "report.md").write_text(report(machine, rounds, with_charts=True))
         for name, svg in charts(machine, rounds).items():
             (flags.directory / f"{name}.svg").write_text(svg)
     print(report(machine, rounds, with_charts=False), end="")
+    return 0
+
+
+def failed_rows(rounds: list[Round]) -> list[str]:
+    """Who failed in which case, those left out whose failures are what is looked for."""
+    rows = []
+    for case, subjects in found(rounds):
+        for name, chosen in subjects.items():
+            failed = sum(round.failed() + (round.raw.get("held") == 0) for round in chosen)
+            if failed and case.shape.headline.fold is not sum:
+                rows.append(f"{case.name}: {name} has {failed} failures, so that it is no result")
+    return rows
 
 
 def report(machine: dict, rounds: list[Round], with_charts: bool) -> str:
@@ -80,4 +104,4 @@ def foot(machine: dict, subjects: dict[str, list[Round]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

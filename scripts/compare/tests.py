@@ -2,7 +2,9 @@
 """Tests of the report: scripts/compare/tests.py. All results that are kept stay readable."""
 
 import io
+import json
 import sys
+import tempfile
 import unittest
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -11,7 +13,7 @@ from xml.etree import ElementTree
 import readme
 from cases import CASES
 from charts import bars
-from report import charts, report
+from report import charts, failed_rows, report
 from rounds import (CPU_US, REQUESTS_S, Round, idleness, parse, ratio, ratio_to_best, read, remarks,
                     versions)
 
@@ -182,6 +184,16 @@ class Tests(unittest.TestCase):
         text = report({}, [parse(found) for found in rounds], with_charts=False)
         self.assertIn("| 4 status, 2 reset |", text)
 
+    def test_rows_with_failures_are_named(self) -> None:
+        failed = {"load": load(failures={"reset": 3}), "held": 8000}
+        rounds = [parse(line(case, "nginx", number, **failed))
+                  for case in ("small", "killed") for number in (1, 2)]
+        unheld = {"case": "idle", "subject": "go", "round": 1, "engine": "epoll", "held": 0}
+        rounds += [parse(unheld), parse(line("close", "go"))]
+        self.assertEqual(failed_rows(rounds), [
+            "small: nginx has 6 failures, so that it is no result",
+            "idle: go has 1 failures, so that it is no result"])
+
     def test_the_readme_marks_what_is_no_result(self) -> None:
         killed = load(failures={"reset": 3})
         rounds = [parse(line(case, name, number, load=killed)) for number in (1, 2)
@@ -201,6 +213,25 @@ class Tests(unittest.TestCase):
 
     def test_a_chart_escapes_its_words(self) -> None:
         ElementTree.fromstring(bars("a < b & c", "us", 1, {"<x>": [1.0, 2.0], "y": [0.0]}, "<&"))
+
+    def test_the_newest_results_are_those_of_the_newest_comparison(self) -> None:
+        kept = [
+            ("a-newer", {"date": "2026-01-02", "began": "2026-01-02T09:00:00+00:00"}, "small",
+             ["fastlb-io-uring", "nginx"]),
+            ("z-older", {"date": "2026-01-02", "began": "2026-01-02T08:00:00+00:00"}, "small",
+             ["fastlb-io-uring", "nginx"]),
+            ("y-of-the-day", {"date": "2026-01-02"}, "small", ["fastlb-io-uring", "nginx"]),
+            ("x-alone", {"date": "2026-01-03"}, "small", ["fastlb-io-uring", "fastlb-before"]),
+            ("w-another-case", {"date": "2026-01-03"}, "small16", ["fastlb-io-uring", "nginx"]),
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            for name, machine, case, subjects in kept:
+                directory = Path(folder, name)
+                directory.mkdir()
+                (directory / "machine.json").write_text(json.dumps(machine))
+                (directory / "rounds.jsonl").write_text(
+                    "".join(json.dumps(line(case, subject)) + "\n" for subject in subjects))
+            self.assertEqual(readme.newest(Path(folder)).name, "a-newer")
 
     def test_the_readme_has_the_numbers_of_the_newest_results(self) -> None:
         arguments, sys.argv = sys.argv, ["readme.py", "--check"]
