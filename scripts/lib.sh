@@ -26,15 +26,16 @@ start_origins() {
 
 # Starts a program on the core or cores $2, anywhere if that is empty; its output goes to a file
 # named after it, its input comes from $input. The output of its last run goes first: who waits
-# for a line must not find an old one.
+# for a line must not find an old one, nor no file.
 start() {
     local name="$1" pinned=()
     if [[ -n "$2" ]]; then pinned=(taskset -c "$2"); fi
     shift 2
     rm -f "$work/$name.out" "$work/$name.err"
     : >"$work/$name.out"
+    : >"$work/$name.err"
     ${pinned[@]+"${pinned[@]}"} "$@" <"${input:-/dev/null}" \
-        >>"$work/$name.out" 2>"$work/$name.err" 9>&- &
+        >>"$work/$name.out" 2>>"$work/$name.err" 9>&- &
     pids+=("$name:$!")
 }
 
