@@ -130,6 +130,10 @@ find_rate() {
         if ! in_turn; then continue; fi
         note "looking for the rate: $subject"
         case=pre_run with_one_origin measure
+        if ((reached == 0)); then
+            note "$subject answers nothing; the rate is that of the others"
+            continue
+        fi
         if [[ -z "$slowest" ]] || ((reached < slowest)); then slowest="$reached"; fi
     done
     rate="$((${slowest:-0} * RATE_PERCENT / 100))"

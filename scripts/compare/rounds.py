@@ -187,9 +187,10 @@ CPU_MS_GB = Figure(
     "CPU ms/GB", lambda r: r.load.bytes and r.use.cpu * 1e3 / (r.load.bytes / 1e9) or None, 0)
 REQUESTS_S = Figure("requests/s", lambda r: r.load.good / r.load.seconds, 0)
 GB_S = Figure("GB/s", lambda r: r.load.bytes / 1e9 / r.load.seconds, 2)
-P50 = Figure("p50 us", lambda r: r.load.p50_us, 0)
-P99 = Figure("p99 us", lambda r: r.load.p99_us, 0)
-P999 = Figure("p99.9 us", lambda r: r.load.p999_us, 0)
+# Where nothing was answered a latency of 0 is none.
+P50 = Figure("p50 us", lambda r: r.load.p50_us or None, 0)
+P99 = Figure("p99 us", lambda r: r.load.p99_us or None, 0)
+P999 = Figure("p99.9 us", lambda r: r.load.p999_us or None, 0)
 RSS = Figure("RSS MiB", lambda r: r.raw["rss_kib"] / 1024 if "rss_kib" in r.raw else None, 1)
 BUSY = Figure("core busy %", lambda r: r.use.busy_percent(PROXY_CORE), 0)
 DRIVER_BUSY = Figure("driver's core busy %", lambda r: r.use.busy_percent(DRIVER_CORE), 0)

@@ -131,6 +131,8 @@ class Tests(unittest.TestCase):
                       for name in ("fastlb-io-uring", "nginx")]
             text = report({}, rounds, with_charts=True)
             self.assertIn("\n| nginx |", text, case.name)
+            if case.name == "small":
+                self.assertIn("| nginx | epoll | 0 | - | - | - | - |", text)
             charts({}, rounds)
             readme.table_of({}, rounds)
 
