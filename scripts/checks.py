@@ -132,8 +132,7 @@ class Proxy:
 
 
 def one_run(binary, options, name):
-    counts = {kind: int(count) for kind, count in (part.split("=") for part in name.split(","))}
-    fleet = Fleet(counts)
+    fleet = Fleet(counts(name))
     proxy = Proxy(binary, options, fleet.addresses)
     try:
         used, began = proxy.control_ms(), time.time()
@@ -146,6 +145,23 @@ def one_run(binary, options, name):
     finally:
         proxy.stop()
         fleet.close()
+
+
+def counts(name):
+    """How many of each kind a fleet has, from its name."""
+    pairs = [part.split("=") for part in name.split(",")]
+    if any(len(pair) != 2 or pair[0] not in KINDS or not pair[1].isdigit() for pair in pairs):
+        raise argparse.ArgumentTypeError(f"write KIND=COUNT,.. with the kinds {KINDS}")
+    return {kind: int(count) for kind, count in pairs}
+
+
+def fleet_name(text):
+    counts(text)
+    return text
+
+
+def spans(text):
+    return [float(span) for span in text.split(",")]
 
 
 def found_dead(fleet, proxy):
@@ -162,11 +178,12 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--io", default="auto")
-    parser.add_argument("--fleet", action="append", metavar="KIND=COUNT,..")
-    parser.add_argument("--spans", default="2,2,2,2,2,10,10", metavar="SECONDS,..")
+    parser.add_argument("--fleet", type=fleet_name, action="append", metavar="KIND=COUNT,..")
+    parser.add_argument("--spans", type=spans, default="2,2,2,2,2,10,10", metavar="SECONDS,..")
     parser.add_argument("binary")
     options = parser.parse_args()
-    options.spans = [float(span) for span in options.spans.split(",")]
+    if not os.access(options.binary, os.X_OK):
+        parser.error(f"{options.binary} is no program")
     end_in_order()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -114,12 +114,17 @@ def one_round(binary, options, size):
             program.stop()
 
 
+def sizes(text):
+    return [int(size) for size in text.split(",")]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--io", default="io-uring")
     parser.add_argument("--mode", default="http")
-    parser.add_argument("--sizes", default="131072,1048576,16000000")
+    parser.add_argument("--sizes", type=sizes, default="131072,1048576,16000000",
+                        metavar="BYTES,..")
     parser.add_argument("--total", type=int, default=600_000_000)
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -132,7 +137,7 @@ def main():
     options.origin = options.origin or str(Path(builds[0][1]).with_name("origin"))
     os.sched_setaffinity(0, {DRIVER_CORE})
     end_in_order()
-    for size in map(int, options.sizes.split(",")):
+    for size in options.sizes:
         rounds = {name: [] for name, _ in builds}
         for _ in range(options.rounds):
             for name, binary in builds:
