@@ -1,6 +1,6 @@
 //! What the flags of `loadgen` may say, each from its text.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use fastlb_bench::loadgen::{Checksum, Target};
@@ -8,7 +8,10 @@ use fastlb_bench::loadgen::{Checksum, Target};
 /// Longest time that a flag takes: a day.
 const TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// `http://HOST[:PORT][/PATH]`, with the first address of the name.
+/// Longest wait for one of several addresses of a name.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// `http://HOST[:PORT][/PATH]`, with the first address of the name that can be connected to.
 pub(crate) fn target(url: &str) -> Result<Target, String> {
     if url.starts_with("https:") {
         return Err("TLS is not spoken here; write http://".to_owned());
@@ -45,12 +48,23 @@ fn resolve(host: &str) -> Result<SocketAddr, String> {
     } else {
         format!("{host}:80")
     };
-    let mut addresses = full
+    let addresses = full
         .to_socket_addrs()
         .map_err(|error| format!("{full} cannot be resolved ({error}); look at its spelling"))?;
-    addresses
-        .next()
-        .ok_or_else(|| format!("{full} has no address"))
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    reachable(&addresses).ok_or_else(|| format!("{full} has no address"))
+}
+
+/// The first address that can be connected to, where there are several: `localhost` is often that
+/// of IPv6 first, and the target only at that of IPv4. The first if none can be.
+fn reachable(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    let answers =
+        |address: &&SocketAddr| TcpStream::connect_timeout(address, PROBE_TIMEOUT).is_ok();
+    let found = match addresses {
+        [_, _, ..] => addresses.iter().find(answers),
+        _ => None,
+    };
+    found.or_else(|| addresses.first()).copied()
 }
 
 /// A whole number with its unit.
@@ -112,9 +126,10 @@ pub(crate) fn checksum(text: &str) -> Result<Checksum, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
     use std::time::Duration;
 
-    use super::{field, target, time};
+    use super::{field, reachable, target, time};
 
     #[test]
     fn urls_are_taken_apart() {
@@ -141,6 +156,18 @@ mod tests {
         ] {
             assert!(target(url).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn of_several_addresses_one_that_answers_is_taken() {
+        let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (open, closed) = (bind(), bind());
+        let [there, gone] = [&open, &closed].map(|socket| socket.local_addr().unwrap());
+        drop(closed);
+        assert_eq!(reachable(&[gone, there]), Some(there));
+        assert_eq!(reachable(&[gone, gone]), Some(gone));
+        assert_eq!(reachable(&[gone]), Some(gone));
+        assert_eq!(reachable(&[]), None);
     }
 
     #[test]
