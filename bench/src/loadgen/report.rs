@@ -145,7 +145,7 @@ fn write_late(text: &mut String, plan: &Plan, tally: &Tally) -> std::fmt::Result
     let Pace::Open { rate } = plan.pace else {
         return Ok(());
     };
-    if (tally.late as f64) < tally.requests as f64 * LATE_SHARE {
+    if tally.late == 0 || (tally.late as f64) < tally.requests as f64 * LATE_SHARE {
         return Ok(());
     }
     let in_time = per_second(plan, tally.requests - tally.late);
