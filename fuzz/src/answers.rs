@@ -41,7 +41,7 @@ pub(crate) fn is_refused(
     received: &[u8],
 ) -> Result<bool, String> {
     let blank = |byte: &&u8| matches!(byte, b'\r' | b'\n');
-    let sent = &sent[sent.iter().take_while(blank).count()..];
+    let (blanks, sent) = sent.split_at(sent.iter().take_while(blank).count());
     if received.is_empty() {
         let is_whole = matches!(strict::request(sent), Read::Whole(..));
         return match is_whole && !last.is_some_and(says_close) {
@@ -49,7 +49,11 @@ pub(crate) fn is_refused(
             false => Ok(false),
         };
     }
-    let is_head = sent.starts_with(b"HEAD ");
+    let is_head = match blanks {
+        b"" | b"\r\n" => sent.starts_with(b"HEAD "),
+        // Refused for its blanks alone, perhaps before the method was there.
+        _ => received.ends_with(b"\r\n\r\n"),
+    };
     let method: &[u8] = if is_head { b"HEAD" } else { b"GET" };
     let (head, body) = match final_response(received, method) {
         Read::Whole(answer, length) if length == received.len() => answer,
