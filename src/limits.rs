@@ -229,6 +229,10 @@ pub const UNIX_LOCK_TRIES_MAX: u32 = 8;
 /// Connections that a worker accepts at a time, before it serves those it has.
 pub const ACCEPTS_PER_TURN: usize = 64;
 
+/// Deadlines that a worker has pass at a time, before it looks at everything else. To cut a client
+/// takes some ten microseconds, and a thousand may have come within the same tick.
+pub const EXPIRIES_PER_TURN: usize = 16;
+
 /// Grain of every deadline.
 pub const TICK_MS: u64 = 100;
 /// Ticks that the deadline wheel spans before an entry is put in again.

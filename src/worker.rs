@@ -230,7 +230,10 @@ async fn tick<I: Io>(
             .sleep(Duration::from_millis(limits::TICK_MS))
             .await;
         let now_ms = clock.elapsed_ms();
-        gateway.wheel.advance(now_ms);
+        gateway.wheel.set_now(now_ms);
+        while gateway.wheel.expire(limits::EXPIRIES_PER_TURN) {
+            gateway.io.pause().await;
+        }
         gateway.set_date(wall_clock_s());
         gateway.backends.tick(now_ms);
         gateway.io.tick();

@@ -118,16 +118,32 @@ impl Wheel {
 
     /// Moves the clock to `now_ms` and wakes those whose time is over.
     pub fn advance(&self, now_ms: u64) {
+        self.set_now(now_ms);
+        let more = self.expire(usize::MAX);
+        debug_assert!(!more, "there is no such number of deadlines");
+    }
+
+    /// Moves the clock to `now_ms`. Those whose time is over are woken by [`Wheel::expire`].
+    pub(crate) fn set_now(&self, now_ms: u64) {
         self.0.now_ms.set(now_ms);
+    }
+
+    /// Wakes those whose time is over, `most` of them, and tells whether there are more.
+    pub(crate) fn expire(&self, most: usize) -> bool {
+        let (now_ms, mut left) = (self.now_ms(), most);
         let mut slots = self.0.slots.borrow_mut();
         let target = now_ms / limits::TICK_MS;
         // After a long pause of the machine each slot is visited once, not once a tick.
         let skipped = target.saturating_sub(slots.tick + limits::WHEEL_SLOTS as u64);
         slots.tick += skipped;
-        while slots.tick < target {
+        // What the call before has left of a slot comes first.
+        while slots.visit(now_ms, &mut left) {
+            if slots.tick >= target {
+                return false;
+            }
             slots.tick += 1;
-            slots.visit(now_ms);
         }
+        true
     }
 
     /// Ends the waits that are marked as interruptible, as a drain does with idle connections.
@@ -163,12 +179,18 @@ impl Wheel {
 }
 
 impl Slots {
-    fn visit(&mut self, now_ms: u64) {
+    /// Visits the slot of the present tick, and expires so many deadlines that are still `left` to
+    /// be; `false` where there are more.
+    fn visit(&mut self, now_ms: u64, left: &mut usize) -> bool {
         let mut key = self.heads[slot_of(self.tick)];
         while key != NONE {
             let entry = &mut self.entries[key];
             let next = entry.next;
             if entry.due_ms <= now_ms {
+                let Some(fewer) = left.checked_sub(1) else {
+                    return false;
+                };
+                *left = fewer;
                 entry.expire();
             }
             // Visited early because it was moved on, or for the horizon: put it where it is due.
@@ -178,6 +200,7 @@ impl Slots {
             self.link(key);
             key = next;
         }
+        true
     }
 
     /// The tick at which a deadline has passed for certain, or the horizon where that is nearer.
@@ -375,6 +398,25 @@ mod tests {
         assert!(!expired(&deadline));
         wheel.advance(1_100);
         assert!(expired(&deadline));
+    }
+
+    #[test]
+    fn those_who_expire_together_are_woken_a_few_at_a_time() {
+        let wheel = Wheel::default();
+        let mut deadlines: Vec<_> = (0..5).map(|_| wheel.deadline()).collect();
+        deadlines.iter().for_each(|deadline| deadline.set(SECOND));
+        wheel.set_now(1_100);
+        let are_expired = |deadlines: &[Deadline]| deadlines.iter().filter(|d| expired(d)).count();
+        assert!(wheel.expire(2));
+        assert_eq!(are_expired(&deadlines), 2);
+        // Who has more time by now, or is gone, is passed over.
+        let (waiting, served): (Vec<_>, Vec<_>) = deadlines.drain(..).partition(|d| !expired(d));
+        waiting[0].set(SECOND);
+        drop(served);
+        assert!(!wheel.expire(2));
+        assert_eq!(are_expired(&waiting), 2);
+        wheel.advance(2_200);
+        assert_eq!(are_expired(&waiting), 3);
     }
 
     #[test]

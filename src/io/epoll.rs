@@ -224,6 +224,10 @@ impl Io for Epoll {
         sys::reset_on_close(&**socket);
     }
 
+    fn pause(&self) -> impl Future<Output = ()> {
+        tokio::task::yield_now()
+    }
+
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Unpin {
         Box::pin(tokio::time::sleep(duration))
     }

@@ -205,6 +205,9 @@ pub trait Io: Clone + 'static {
     /// Makes the coming close of the socket a reset, which frees what it could not send.
     fn abort(&self, socket: &Self::Socket);
 
+    /// Lasts until the kernel was asked for what is ready, so that everybody else has a turn.
+    fn pause(&self) -> impl Future<Output = ()>;
+
     /// Waits on the engine's own machinery, so that its end shows that the engine lives.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Unpin;
 

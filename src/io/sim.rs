@@ -163,6 +163,10 @@ impl<const ATTENDED: bool> Io for Sim<ATTENDED> {
         socket.reset_on_close();
     }
 
+    fn pause(&self) -> impl Future<Output = ()> {
+        self.sleep(Duration::ZERO)
+    }
+
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Unpin {
         let world = self.0.clone();
         let milliseconds = duration.as_millis() as u64;

@@ -236,6 +236,10 @@ impl Io for Uring {
         sys::reset_on_close(socket);
     }
 
+    fn pause(&self) -> impl Future<Output = ()> {
+        stream::pause(&self.0)
+    }
+
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Unpin {
         stream::sleep(&self.0, duration)
     }
