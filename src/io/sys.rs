@@ -238,6 +238,21 @@ pub(super) fn end_receives(socket: &impl AsRawFd) {
     let _ = SockRef::from(&borrow(socket)).shutdown(std::net::Shutdown::Read);
 }
 
+/// Resets the connection at once (connect(2): `AF_UNSPEC` dissolves it). What is under way on the
+/// socket ends with an error; a connect would begin anew.
+///
+/// # Errors
+/// Where its kind of socket cannot be reset.
+pub(super) fn reset(socket: &impl AsRawFd) -> io::Result<()> {
+    let nobody = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let length = size_of_val(&nobody) as libc::socklen_t;
+    // SAFETY: the kernel reads an address of this length, which is in its place for the call.
+    check(unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, length) })
+}
+
 /// Makes the close of this socket a reset that frees what it has not sent.
 pub(super) fn reset_on_close(socket: &impl AsRawFd) {
     let _ = SockRef::from(&borrow(socket)).set_linger(Some(Duration::ZERO));

@@ -39,6 +39,8 @@ pub(super) enum Ending {
     Cancel(RawFd),
     /// By shutting the socket for receiving, which sends nothing.
     Shutdown(RawFd),
+    /// By a reset of the connection: who has the first of a message must not take it for all.
+    Reset(RawFd),
 }
 
 /// What the kernel said of an operation.
@@ -177,6 +179,12 @@ impl Orphan {
                 Ending::Itself => {}
                 Ending::Cancel(descriptor) => cancel(descriptor),
                 Ending::Shutdown(descriptor) => sys::end_receives(&descriptor),
+                Ending::Reset(descriptor) => {
+                    // A Unix socket has no such thing.
+                    if sys::reset(&descriptor).is_err() {
+                        cancel(descriptor);
+                    }
+                }
             }
             self.end.await;
         }

@@ -55,7 +55,7 @@ impl Data for PollData {
     fn ending(&self) -> Ending {
         match self.events {
             libc::POLLIN => Ending::Shutdown(self.socket.as_raw_fd()),
-            _ => Ending::Cancel(self.socket.as_raw_fd()),
+            _ => Ending::Reset(self.socket.as_raw_fd()),
         }
     }
 

@@ -258,7 +258,7 @@ impl SendData {
 
 impl Data for SendData {
     fn ending(&self) -> Ending {
-        Ending::Cancel(self.socket.as_raw_fd())
+        Ending::Reset(self.socket.as_raw_fd())
     }
 
     fn take_back(self, completion: Completion) {
