@@ -210,9 +210,9 @@ fn request_fields(
     let mut told = Told::default();
     for field in head.fields {
         match Name::of(field.name) {
+            _ if drops_underscores && field.name.contains('_') => continue,
             Name::Other if named.has(field.name) => continue,
             Name::Other if is_disguised(field.name) => continue,
-            Name::Other if drops_underscores && field.name.contains('_') => continue,
             Name::Other | Name::Authorization => {}
             Name::MaxForwards if plan.max_forwards.is_none() => {}
             Name::ForwardedProto if trusted => told.proto = true,

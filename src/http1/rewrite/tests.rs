@@ -113,6 +113,8 @@ fn names_with_underscores_are_dropped_or_kept() {
     };
     let kept = format!("{start}X_A: _\r\nX-B: _\r\n_: e\r\nA.B: h\r\n{end}");
     assert_eq!(forwarded(text, &keep), kept);
+    let text = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-a_b: c\r\n\r\n";
+    assert!(!forwarded(text, &FRIEND).contains("a_b"), "of a friend too");
 }
 
 #[test]
