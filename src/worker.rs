@@ -224,16 +224,20 @@ async fn tick<I: Io>(
     stopped: Rc<Cell<bool>>,
 ) {
     let clock = Stopwatch::start();
+    let (mut ticked_ms, mut more) = (0, false);
     while !stopped.get() {
-        gateway
-            .io
-            .sleep(Duration::from_millis(limits::TICK_MS))
-            .await;
+        let io = &gateway.io;
+        match more {
+            true => io.pause().await,
+            false => io.sleep(Duration::from_millis(limits::TICK_MS)).await,
+        }
         let now_ms = clock.elapsed_ms();
         gateway.wheel.set_now(now_ms);
-        while gateway.wheel.expire(limits::EXPIRIES_PER_TURN) {
-            gateway.io.pause().await;
+        more = gateway.wheel.expire(limits::EXPIRIES_PER_TURN);
+        if now_ms - ticked_ms < limits::TICK_MS {
+            continue;
         }
+        ticked_ms = now_ms;
         gateway.set_date(wall_clock_s());
         gateway.backends.tick(now_ms);
         gateway.io.tick();

@@ -231,8 +231,9 @@ pub(super) fn half_close(socket: &impl AsRawFd) {
     let _ = SockRef::from(&borrow(socket)).shutdown(std::net::Shutdown::Write);
 }
 
-/// Ends every receive that is under way on the socket, and sends nothing. It brings the end of the
-/// stream, so the socket is of no more use but to be closed.
+/// Ends every receive that is under way on the socket, and sends nothing; the peer of a Unix socket
+/// cannot write any more. It brings the end of the stream, so the socket is of no more use but to
+/// be closed.
 pub(super) fn end_receives(socket: &impl AsRawFd) {
     // Where the connection is lost they have ended already.
     let _ = SockRef::from(&borrow(socket)).shutdown(std::net::Shutdown::Read);
@@ -256,6 +257,12 @@ pub(super) fn reset(socket: &impl AsRawFd) -> io::Result<()> {
 /// Makes the close of this socket a reset that frees what it has not sent.
 pub(super) fn reset_on_close(socket: &impl AsRawFd) {
     let _ = SockRef::from(&borrow(socket)).set_linger(Some(Duration::ZERO));
+}
+
+/// Whether [`reset_on_close`] was asked for.
+pub(super) fn resets_on_close(socket: &impl AsRawFd) -> bool {
+    let linger = SockRef::from(&borrow(socket)).linger();
+    linger.is_ok_and(|linger| linger == Some(Duration::ZERO))
 }
 
 /// A pipe that never waits, its ends for reading and writing, and the bytes that it has room for:

@@ -39,7 +39,8 @@ pub(super) enum Ending {
     Cancel(RawFd),
     /// By shutting the socket for receiving, which sends nothing.
     Shutdown(RawFd),
-    /// By a reset of the connection: who has the first of a message must not take it for all.
+    /// By a reset at once, where the close of the socket is to be one; otherwise by a cancel, for
+    /// what was sent before shall arrive.
     Reset(RawFd),
 }
 
@@ -181,7 +182,7 @@ impl Orphan {
                 Ending::Shutdown(descriptor) => sys::end_receives(&descriptor),
                 Ending::Reset(descriptor) => {
                     // A Unix socket has no such thing.
-                    if sys::reset(&descriptor).is_err() {
+                    if !sys::resets_on_close(&descriptor) || sys::reset(&descriptor).is_err() {
                         cancel(descriptor);
                     }
                 }
