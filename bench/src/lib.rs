@@ -2,6 +2,8 @@
 //! holds idle connections, and older designs of its pick. Nothing here is part of the balancer.
 #![forbid(unsafe_code)]
 
+pub use ended::ended;
+
 pub mod floor;
 pub mod hold;
 pub mod loadgen;
@@ -10,5 +12,6 @@ pub mod pick;
 
 mod acceptor;
 mod body;
+mod ended;
 mod head;
 mod source;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
+use fastlb_bench::ended;
 use fastlb_bench::floor::{Options, Relay};
 
 /// A bare HTTP/1.1 relay: the least that a proxy in user space can cost.
@@ -20,12 +21,8 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let listen = flags.listen;
-    let Err(error) = serve(flags) else {
-        return ExitCode::SUCCESS;
-    };
-    eprintln!("floor: on {listen}: {error}");
-    ExitCode::FAILURE
+    let of = format!("floor: on {}", flags.listen);
+    ended(serve(flags), of)
 }
 
 fn serve(Flags { listen, backends }: Flags) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
+use fastlb_bench::ended;
 
 /// Opens keep-alive connections, gets one answer on each, and keeps them until stdin closes.
 #[derive(Parser)]
@@ -18,11 +19,7 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let Err(error) = hold(&flags) else {
-        return ExitCode::SUCCESS;
-    };
-    eprintln!("hold: {}: {error}", flags.address);
-    ExitCode::FAILURE
+    ended(hold(&flags), format_args!("hold: {}", flags.address))
 }
 
 fn hold(&Flags { address, count }: &Flags) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
+use fastlb_bench::ended;
 use fastlb_bench::origin::{Options, Server};
 
 /// A fast HTTP/1.1 backend to measure proxies with.
@@ -22,12 +23,8 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let listen = flags.listen;
-    let Err(error) = serve(flags) else {
-        return ExitCode::SUCCESS;
-    };
-    eprintln!("origin: on {listen}: {error}");
-    ExitCode::FAILURE
+    let of = format!("origin: on {}", flags.listen);
+    ended(serve(flags), of)
 }
 
 fn serve(Flags { listen, name }: Flags) -> io::Result<()> {
