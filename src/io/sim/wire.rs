@@ -174,9 +174,8 @@ impl End {
     /// not late: whoever waited for it has had it, and whoever looks finds it.
     fn has_neglected(&self) -> bool {
         let pipe = self.inbound.borrow();
-        let is_readable = !pipe.bytes.is_empty() || pipe.tail != Tail::Open;
         let since_ms = pipe.came_ms.max(pipe.readable_at_ms.unwrap_or(0));
-        is_readable && since_ms < self.world.executor.now_ms()
+        self.is_readable() && since_ms < self.world.executor.now_ms()
     }
 
     /// Cancels everything that is under way on this end.
