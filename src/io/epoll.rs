@@ -68,7 +68,8 @@ impl Io for Epoll {
             chunk_waits: Cell::new(0),
         }));
         let output = LocalSet::new().block_on(&runtime, async {
-            let keeper = io.0.turns.clone().keep(tokio::task::yield_now);
+            let (turns, pausing) = (io.0.turns.clone(), io.clone());
+            let keeper = turns.keep(async move || pausing.pause().await);
             let keeper = tokio::task::spawn_local(keeper);
             let output = main(io.clone()).await;
             keeper.abort();

@@ -39,7 +39,7 @@ impl Turns {
 
     /// Lets in one after the other, with a pause whenever the measure is full; does not return.
     /// `pause` lasts until the kernel was asked for what is ready.
-    pub(super) async fn keep<P: Future>(self: Rc<Self>, pause: impl Fn() -> P) {
+    pub(super) async fn keep(self: Rc<Self>, pause: impl AsyncFn()) {
         loop {
             std::future::poll_fn(|cx| self.poll_waiting(cx)).await;
             if self.is_over() {
@@ -124,9 +124,9 @@ mod tests {
         );
         let running = async {
             let counted = pauses.clone();
-            let pause = move || {
+            let pause = async move || {
                 counted.set(counted.get() + 1);
-                yield_now()
+                yield_now().await;
             };
             let keeper = spawn_local(turns.clone().keep(pause));
             let flow = |flow: usize, pieces: usize| {

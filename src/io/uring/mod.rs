@@ -118,8 +118,8 @@ impl Io for Uring {
         let (output, usage, settled) = runtime.block_on(async {
             let io = Self::new(buffers);
             let keeper = tokio::task::spawn_local(io.0.orphans.clone().keep());
-            let ring = io.0.clone();
-            let turns = io.0.turns.clone().keep(move || stream::pause(&ring));
+            let (turns, pausing) = (io.0.turns.clone(), io.clone());
+            let turns = turns.keep(async move || pausing.pause().await);
             let turns = tokio::task::spawn_local(turns);
             io.0.fill();
             let output = main(io.clone()).await;
