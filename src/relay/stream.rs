@@ -210,20 +210,27 @@ impl<I: Io> Stream<I> {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::rc::Rc;
 
     use super::*;
-    use crate::io::sim::{Network, Sim, World};
+    use crate::io::sim::{End, Network, Sim, World};
     use crate::io::{BufferOptions, Wheel};
     use crate::limits;
+
+    /// A visitor, and the stream that it comes in by.
+    async fn visited<const ATTENDED: bool>(world: &Rc<World>) -> (Rc<End>, Stream<Sim<ATTENDED>>) {
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let host = world.bind(address);
+        let visitor = world.clone().visit(address).await.unwrap();
+        let socket = host.next().await.unwrap();
+        (visitor, Stream::new(Sim(world.clone()), socket))
+    }
 
     /// What a wait finds whose peer closed, or reset, while something else was done.
     fn found_behind(resets: bool) -> Result<Fill, Stop> {
         let world = World::new(0, Network::default(), BufferOptions::default());
-        let address = SocketAddr::from(([10, 0, 0, 1], 80));
-        let (host, io) = (world.bind(address), Sim::<true>(world.clone()));
         let waiting = async {
-            let visitor = world.clone().visit(address).await.unwrap();
-            let mut stream = Stream::new(io, host.next().await.unwrap());
+            let (visitor, mut stream) = visited::<true>(&world).await;
             stream.arm(ChunkSize::Small, Expect::Later);
             let leaves = async {
                 if resets {
@@ -251,12 +258,9 @@ mod tests {
     fn what_a_full_chunk_leaves_is_taken_without_a_wait() {
         const MORE_BYTES: usize = 100;
         let world = World::new(0, Network::default(), BufferOptions::default());
-        let address = SocketAddr::from(([10, 0, 0, 1], 80));
-        // Like the ring, which receives into small chunks.
-        let (host, io) = (world.bind(address), Sim::<false>(world.clone()));
         let receiving = async {
-            let visitor = world.clone().visit(address).await.unwrap();
-            let mut stream = Stream::new(io, host.next().await.unwrap());
+            // Like the ring, which receives into small chunks.
+            let (visitor, mut stream) = visited::<false>(&world).await;
             let deadline = Wheel::default().deadline();
             assert_eq!(stream.take_queued(), 0, "nothing was received");
             let speaker = visitor.clone();
@@ -281,11 +285,8 @@ mod tests {
     #[test]
     fn what_a_full_chunk_leaves_in_the_socket_is_found() {
         let world = World::new(0, Network::default(), BufferOptions::default());
-        let address = SocketAddr::from(([10, 0, 0, 1], 80));
-        let (host, io) = (world.bind(address), Sim::<true>(world.clone()));
         let receiving = async {
-            let visitor = world.clone().visit(address).await.unwrap();
-            let mut stream = Stream::new(io, host.next().await.unwrap());
+            let (visitor, mut stream) = visited::<true>(&world).await;
             let sent = vec![0; limits::SMALL_CHUNK_BYTES + 1];
             let speaker = visitor.clone();
             world.executor.spawn(async move {
